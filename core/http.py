@@ -1,0 +1,88 @@
+"""What every package's `http.py` shares: who calls, how a body is read, how an answer is written.
+
+Knows aiohttp and bounds; not routes, and not how an error is rendered: handlers raise `core.errors`, and
+`service.middleware` turns them into problem documents (RFC 9457).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import orjson
+from aiohttp import web
+from pydantic import BaseModel, ValidationError
+
+from core.errors import Denied, Malformed, Refused
+from core.settings import explain
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sent a request: an id that is safe in logs and the audit record, and what it may do."""
+
+    id: str
+    scopes: frozenset[str]
+
+
+CALLER: Final = web.RequestKey("caller", Caller)
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def require(request: web.Request, scope: str) -> Caller:
+    """The caller, where it holds `scope`. Raises Denied (401 for nobody, 403 for somebody else)."""
+    caller: Caller | None = request.get(CALLER)
+    if caller is None:
+        raise Denied("this call needs 'Authorization: Bearer TOKEN'", code="unauthenticated")
+    if scope not in caller.scopes:
+        raise Denied(f"the token does not admit to '{scope}'", code="scope", authenticated=True)
+    return caller
+
+
+async def read_json(request: web.Request) -> Any:
+    """The JSON body. Raises Malformed (code "json"); the server's own bound on bodies raises 413 before that."""
+    try:
+        return orjson.loads(await request.read())
+    except orjson.JSONDecodeError as error:
+        raise Malformed(f"the body is not JSON: {error}", code="json") from error
+
+
+async def read_model(request: web.Request, model: type[M]) -> M:
+    """The JSON body as `model`. Raises Malformed naming the field."""
+    value = await read_json(request)
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        field, message = explain(error)
+        raise Malformed(f"{field or 'body'}: {message}", code="body", field=field or None) from error
+
+
+def from_base64(text: Any, field: str) -> bytes:
+    """Strict base64 (RFC 4648 §4: standard alphabet, padded). Raises Malformed naming the field."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError, TypeError) as error:
+        raise Malformed(f"{field} is not base64", code="base64", field=field) from error
+
+
+def to_base64(data: bytes) -> str:
+    """Standard base64, padded."""
+    return base64.b64encode(data).decode("ascii")
+
+
+def json_response(value: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    """A JSON answer by orjson."""
+    return web.Response(body=orjson.dumps(value), status=status, headers=headers, content_type="application/json")
+
+
+def idempotency_key(request: web.Request) -> str | None:
+    """The `Idempotency-Key` header. Raises Refused where it is longer than 128 or not visible ASCII."""
+    key = request.headers.get("Idempotency-Key")
+    if key is None:
+        return None
+    if not 1 <= len(key) <= 128 or not all(0x21 <= ord(c) <= 0x7E for c in key):
+        raise Refused("Idempotency-Key takes 1 to 128 visible ASCII characters", code="idempotency_key")
+    return key

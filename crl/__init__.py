@@ -1,0 +1,1 @@
+"""Builds, checks and publishes certificate revocation lists."""

@@ -1,0 +1,1 @@
+"""Load against a running service; speaks HTTP only."""

@@ -1,0 +1,1 @@
+"""Puts the parts together: command line, settings, listeners, wiring."""

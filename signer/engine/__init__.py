@@ -1,0 +1,1 @@
+"""Keys and how they are used: key store, batches, signing engine."""

@@ -1,0 +1,1 @@
+"""Authorities, certificates, key management: what the registration authority asks for."""

@@ -1,0 +1,1 @@
+"""Tells relying parties where certificates stand: OCSP and bulk status."""

@@ -6,6 +6,7 @@ Knows aiohttp and bounds; not routes, and not how an error is rendered: handlers
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import orjson
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
-from core.errors import Denied, Malformed, Refused
+from core.errors import Denied, Malformed, Refused, TooLarge
 from core.settings import explain
 
 
@@ -26,6 +27,10 @@ class Caller:
     id: str
     scopes: frozenset[str]
 
+
+#: Set on an application: how long a request's body may take to arrive, in seconds.
+BODY_TIMEOUT_S: Final = web.AppKey("body_timeout_s", float)
+_BODY_TIMEOUT_DEFAULT_S: Final = 30.0
 
 CALLER: Final = web.RequestKey("caller", Caller)
 
@@ -42,17 +47,40 @@ def require(request: web.Request, scope: str) -> Caller:
     return caller
 
 
-async def read_json(request: web.Request) -> Any:
-    """The JSON body. Raises Malformed (code "json"); the server's own bound on bodies raises 413 before that."""
+async def read_body(request: web.Request, max_bytes: int) -> bytes:
+    """The body, bounded in size and time.
+
+    Raises TooLarge (code "body_size") as soon as it is known to be longer than `max_bytes`, Malformed
+    (code "body_slow") where it has not arrived in the time that the application allows (`BODY_TIMEOUT_S`).
+    """
+    if (request.content_length or 0) > max_bytes:
+        raise TooLarge(f"the body of this request has at most {max_bytes} bytes", code="body_size")
+    chunks: list[bytes] = []
+    size = 0
     try:
-        return orjson.loads(await request.read())
+        async with asyncio.timeout(request.app.get(BODY_TIMEOUT_S, _BODY_TIMEOUT_DEFAULT_S)):
+            while chunk := await request.content.readany():
+                size += len(chunk)
+                if size > max_bytes:
+                    raise TooLarge(f"the body of this request has at most {max_bytes} bytes", code="body_size")
+                chunks.append(chunk)
+    except TimeoutError as error:
+        raise Malformed("the body did not arrive in time", code="body_slow") from error
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def read_json(request: web.Request, max_bytes: int = 1 << 20) -> Any:
+    """The JSON body. Raises Malformed (code "json"), or as `read_body`."""
+    body = await read_body(request, max_bytes)
+    try:
+        return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise Malformed(f"the body is not JSON: {error}", code="json") from error
 
 
-async def read_model(request: web.Request, model: type[M]) -> M:
-    """The JSON body as `model`. Raises Malformed naming the field."""
-    value = await read_json(request)
+async def read_model(request: web.Request, model: type[M], max_bytes: int = 1 << 20) -> M:
+    """The JSON body as `model`. Raises Malformed naming the field, or as `read_body`."""
+    value = await read_json(request, max_bytes)
     try:
         return model.model_validate(value)
     except ValidationError as error:

@@ -7,6 +7,7 @@ Bounds are those of RFC 5280 Appendix A.1 (ub-common-name and its kin), in chara
 from __future__ import annotations
 
 import unicodedata
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -16,6 +17,10 @@ from cryptography.x509.name import _ASN1Type
 
 from core import oids
 from core.errors import Malformed, Refused
+
+# `cryptography` counts a name's octets where RFC 5280 counts characters, and warns of each longer one that it meets,
+# read or written: every Chinese name of 22 characters.
+warnings.filterwarnings("ignore", message="Attribute's length must be", category=UserWarning)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +82,11 @@ def build_name(fields: Mapping[str, str | Iterable[str]]) -> x509.Name:
             kind = _ASN1Type.PrintableString if attribute.printable else _ASN1Type.UTF8String
             attributes.append(
                 x509.RelativeDistinguishedName(
-                    [x509.NameAttribute(x509.ObjectIdentifier(attribute.oid), _check(attribute, value), kind)]
+                    [
+                        x509.NameAttribute(
+                            x509.ObjectIdentifier(attribute.oid), _check(attribute, value), kind, _validate=False
+                        )
+                    ]
                 )
             )
     if not attributes:

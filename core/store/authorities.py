@@ -70,6 +70,11 @@ async def install_certificate(
     await feed.append(connection, [feed.FeedChange("authority", authority_id)], at_ms=at_ms)
 
 
+async def set_parent(connection: AsyncConnection, authority_id: str, parent_id: str) -> None:
+    """Says who stands above an authority whose certificate came from outside."""
+    await connection.execute(update(authorities).where(authorities.c.id == authority_id).values(parent_id=parent_id))
+
+
 async def set_ocsp_signer(
     connection: AsyncConnection, authority_id: str, key_id: str, certificate: bytes, *, at_ms: int
 ) -> None:

@@ -24,6 +24,11 @@ Usage = Literal["sign", "encrypt", "ca", "ocsp"]
 #: How many bound parameters one IN list gets; SQLite's default limit is 32,766, PostgreSQL's 65,535 per statement.
 _IN_CHUNK = 5_000
 
+#: How many rows of a long result are taken from the database at a time.
+_STREAM_CHUNK = 2_000
+
+_REASONS = {int(reason): reason for reason in RevocationReason}
+
 
 @dataclass(frozen=True, slots=True)
 class NewCertificate:
@@ -276,25 +281,28 @@ async def _change_state(
 async def revoked_entries(
     connection: AsyncConnection, authority_id: str, partition: int, *, expired_after_ms: int
 ) -> list[RevokedEntry]:
-    """Revoked and held certificates of a partition whose notAfter is at or past `expired_after_ms`, by serial."""
+    """Revoked and held certificates of a partition whose notAfter is at or past `expired_after_ms`, by serial.
+
+    Read and sorted in the database and taken in small chunks, so that a long list does not hold up the event loop.
+    """
     c = certificates.c
-    statement = select(c.serial, c.revoked_at_ms, c.reason, c.invalidity_at_ms, c.not_after_ms).where(
-        c.authority_id == authority_id,
-        c.partition == partition,
-        or_(c.state == CertificateState.REVOKED.value, c.state == CertificateState.HELD.value),
-        c.not_after_ms >= expired_after_ms,
-    )
-    entries = [
-        RevokedEntry(
-            int.from_bytes(row.serial, "big"),
-            row.revoked_at_ms,
-            RevocationReason(row.reason),
-            row.invalidity_at_ms,
-            row.not_after_ms,
+    statement = (
+        select(c.serial, c.revoked_at_ms, c.reason, c.invalidity_at_ms, c.not_after_ms)
+        .where(
+            c.authority_id == authority_id,
+            c.partition == partition,
+            or_(c.state == CertificateState.REVOKED.value, c.state == CertificateState.HELD.value),
+            c.not_after_ms >= expired_after_ms,
         )
-        for row in await connection.execute(statement)
-    ]
-    entries.sort(key=lambda entry: entry.serial)
+        .order_by(func.length(c.serial), c.serial)  # minimal big-endian bytes: shorter is smaller
+    )
+    entries: list[RevokedEntry] = []
+    rows = await connection.stream(statement)
+    async for chunk in rows.partitions(_STREAM_CHUNK):
+        entries.extend(
+            RevokedEntry(int.from_bytes(serial, "big"), revoked_at_ms, _REASONS[reason], invalidity_at_ms, not_after_ms)
+            for serial, revoked_at_ms, reason, invalidity_at_ms, not_after_ms in chunk
+        )
     return entries
 
 

@@ -19,7 +19,8 @@ import alembic.config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, event, make_url
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from core.errors import SettingsError, Unavailable
@@ -37,12 +38,20 @@ def _alembic(connection: Connection | None = None) -> alembic.config.Config:
 
 def sqlite_path(url: str) -> Path | None:
     """The file behind a `sqlite+aiosqlite:///...` URL; None for another database."""
-    parsed = make_url(url)
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError) as error:
+        raise SettingsError("store.url is not a database URL", code="store_url") from error
     if parsed.get_backend_name() != "sqlite":
         return None
     if not parsed.database:
         raise SettingsError("store.url names no file; write sqlite+aiosqlite:///PATH", code="store_url")
     return Path(parsed.database)
+
+
+def _is_outage(error: Exception) -> bool:
+    """Whether the database is away, full, locked or damaged; anything else is a fault in a statement of ours."""
+    return isinstance(error, (OperationalError, PoolTimeout)) or type(error) is DatabaseError
 
 
 def _prepare_sqlite(engine: AsyncEngine) -> None:
@@ -80,7 +89,9 @@ class Database:
         try:
             async with self._engine.connect() as connection, connection.begin():
                 yield connection
-        except OperationalError as error:
+        except (DatabaseError, PoolTimeout) as error:
+            if not _is_outage(error):
+                raise
             raise Unavailable("the store cannot be read", code="store_unavailable", retry_after_s=1) from error
 
     @asynccontextmanager
@@ -95,7 +106,9 @@ class Database:
                     connection = await plain.execution_options(qianyan_write=True)
                     async with connection.begin():
                         yield connection
-            except OperationalError as error:
+            except (DatabaseError, PoolTimeout) as error:
+                if not _is_outage(error):
+                    raise
                 raise Unavailable("the store cannot be written", code="store_unavailable", retry_after_s=1) from error
 
     async def revision(self) -> str | None:

@@ -16,7 +16,7 @@ from core.model import serial_to_bytes
 from core.store import counters
 from core.store.schema import feed
 
-FeedKind = Literal["issued", "revoked", "held", "released", "key", "authority", "crl"]
+FeedKind = Literal["issued", "revoked", "held", "released", "key", "authority", "crl", "token"]
 
 
 @dataclass(frozen=True, slots=True)

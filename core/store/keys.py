@@ -64,6 +64,11 @@ async def get(connection: AsyncConnection, key_id: str) -> KeyRecord:
     return _record(row)
 
 
+async def find_by_public_key(connection: AsyncConnection, public_key: bytes) -> list[KeyRecord]:
+    """Every key with that public key (65 bytes)."""
+    return [_record(row) for row in await connection.execute(select(*_COLUMNS).where(keys.c.public_key == public_key))]
+
+
 async def list_all(connection: AsyncConnection) -> list[KeyRecord]:
     """Every key by id."""
     return [_record(row) for row in await connection.execute(select(*_COLUMNS).order_by(keys.c.id))]

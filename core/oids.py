@@ -55,6 +55,8 @@ OCSP_NONCE: Final = "1.3.6.1.5.5.7.48.1.2"
 OCSP_NOCHECK: Final = "1.3.6.1.5.5.7.48.1.5"
 OCSP_ARCHIVE_CUTOFF: Final = "1.3.6.1.5.5.7.48.1.6"
 
-#: Default of the `status_index_oid` setting: where a certificate carries its dense status index
-#: (an OID under the UUID arc, ITU-T X.667 §6, so that no registration is needed).
-STATUS_INDEX_DEFAULT: Final = "2.25.160735196403474722486271537349205297743"
+#: Default of the `status_index_oid` setting: where a certificate carries its dense status index. Under the UUID arc,
+#: so that no registration is needed, and with an arc below 2^28: a whole UUID is past what widespread decoders take
+#: (Go's crypto/x509 refuses the certificate, golang/go#30757; pyasn1's fast decoder stops at 32 bits). Who wants an
+#: arc of their own sets one before the first certificate is issued.
+STATUS_INDEX_DEFAULT: Final = "2.25.160735196"

@@ -1,0 +1,69 @@
+# qianyan: make run, make test; `make help` lists the rest.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+PUBLIC_PORT  ?= 8080
+PRIVATE_PORT ?= 8443
+DIR          ?= var
+
+NATIVE := $(shell find signer/_native -name '*.c' ! -name '*_cy.c' -o -name '*.h' -o -name '*.pyx' -o -name '*.pxd' -o -name build.py)
+
+BUILD_PACKAGES := gcc libc6-dev
+TEST_PACKAGES  := openssl default-jdk-headless libbcprov-java libbcpkix-java libbcutil-java valgrind binutils
+
+.PHONY: help run test lint bench ctime lock clean
+.DELETE_ON_ERROR:
+
+help: ## what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+run: $(VENV)/.built ## build, make a demonstration authority under ./var, start, walk the main job, keep serving
+	@$(BIN)/qianyan demo --dir $(DIR) --public-port $(PUBLIC_PORT) --private-port $(PRIVATE_PORT)
+
+test: $(VENV)/.built-dev ## everything that judges the project: style, types, contracts, tests against real peers
+	@tools/apt-need.sh "the tests judge with them" $(TEST_PACKAGES)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.built-dev ## the part of `make test` that reads the sources only
+	$(BIN)/python -m pytest -q tests/test_sources.py
+
+bench: $(VENV)/.built-dev ## native core beside tongsuopy and gmssl, on one core
+	taskset -c 0 $(BIN)/python tests/bench/native_bench.py
+
+lock: $(VENV)/.built-dev ## resolve requirements/*.lock anew
+	$(PIP) install uv
+	$(BIN)/uv pip compile -q pyproject.toml --group build --universal --python-version 3.11 --generate-hashes \
+	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links --upgrade -o requirements/run.lock
+	$(BIN)/uv pip compile -q pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
+	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links --upgrade -o requirements/dev.lock
+
+clean: ## remove what was built; ./var stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find signer/_native -name '*.so' -delete
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A virtual environment that pip and the compiler work in; Debian keeps venv and the headers in packages of their own.
+$(VENV)/.made:
+	@command -v $(PYTHON) >/dev/null || tools/apt-need.sh "Python itself" python3
+	@tools/python-ready.sh $(PYTHON)
+	@command -v gcc >/dev/null || tools/apt-need.sh "the compiled core" $(BUILD_PACKAGES)
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.deps: requirements/run.lock | $(VENV)/.made
+	$(PIP) install --require-hashes -r requirements/run.lock
+	@touch $@
+
+$(VENV)/.deps-dev: requirements/dev.lock | $(VENV)/.deps
+	$(PIP) install --require-hashes -r requirements/dev.lock
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.deps setup.py pyproject.toml $(NATIVE)
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.built-dev: $(VENV)/.deps-dev $(VENV)/.built
+	@touch $@

@@ -1,0 +1,1 @@
+"""Everything that makes a signature for a requester."""

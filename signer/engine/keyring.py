@@ -1,0 +1,132 @@
+"""The keys as this process knows them: state by the store, handles by the backend.
+
+Owns the cached state of every key and keeps it no older than the change feed. Knows the store and the backend; not
+batches or requests. A key that is no longer active loses its handle here, and the native key wipes itself with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from core.errors import NotFound, QianyanError, Refused, SettingsError, Unavailable
+from core.model import KeyPurpose, KeyState
+from core.store import keys
+from core.store.database import Database
+from core.store.feed import FeedEntry
+from core.store.follow import FeedFollower
+from signer._native import sm2
+from signer.engine.backend import KeyBackend, KeyHandle
+
+_log = structlog.get_logger()
+
+
+class Key:
+    """One key: what it is for, its state, and the handle it is used by while it is active."""
+
+    __slots__ = ("fault", "handle", "id", "public", "public_key", "purpose", "state")
+
+    def __init__(self, record: keys.KeyRecord) -> None:
+        self.id = record.id
+        self.purpose: KeyPurpose = record.purpose
+        self.state: KeyState = record.state
+        self.public_key = record.public_key
+        self.public = sm2.PublicKey.from_bytes(record.public_key)
+        self.handle: KeyHandle | None = None
+        self.fault: QianyanError | None = None
+
+    def usable(self) -> KeyHandle:
+        """The handle. Raises Refused (code `key_frozen`, ...) or Unavailable (code "key_unreadable")."""
+        handle = self.handle  # before the state: a thread may ask while the loop takes both away, state first
+        if self.state is not KeyState.ACTIVE:
+            raise Refused(f"key {self.id!r} is {self.state.value}", code=f"key_{self.state.value}", field="key")
+        if handle is None:
+            raise Unavailable(f"key {self.id!r} cannot be opened here", code="key_unreadable") from self.fault
+        return handle
+
+
+class Keyring:
+    """See the module. `start()` opens every active key; `refresh()` catches up with the feed."""
+
+    def __init__(self, database: Database, follower: FeedFollower, backend: KeyBackend) -> None:
+        self._database = database
+        self._follower = follower
+        self._backend = backend
+        self._keys: dict[str, Key] = {}
+        self._changed: set[str] = set()
+        self._refreshing = asyncio.Lock()
+        follower.subscribe(self._note)
+
+    def _note(self, entry: FeedEntry) -> None:
+        if entry.kind == "key" and entry.subject_id is not None:
+            self._changed.add(entry.subject_id)
+
+    def get(self, key_id: str) -> Key:
+        """Raises NotFound (code "key_unknown")."""
+        key = self._keys.get(key_id)
+        if key is None:
+            raise NotFound("there is no such key", code="key_unknown", field="key")
+        return key
+
+    def __contains__(self, key_id: str) -> bool:
+        return key_id in self._keys
+
+    def current(self) -> bool:
+        """Whether every committed change of a key is known here. Raises Unavailable where that cannot be told."""
+        return not self._changed and not self._refreshing.locked() and not self._follower.moved()
+
+    async def start(self) -> None:
+        """Opens every active key. Raises SettingsError where one cannot be opened: the start fails."""
+        await self._follower.ensure_current()
+        async with self._database.read() as connection:
+            records = await keys.list_all(connection)
+        self._changed.clear()
+        for record in records:
+            key = self._keys[record.id] = Key(record)
+            if key.state is KeyState.ACTIVE:
+                key.handle = await self._open(key)
+
+    async def refresh(self) -> None:
+        """Returns with every committed change known. Raises Unavailable where the store cannot be asked."""
+        async with self._refreshing:
+            await self._follower.ensure_current()
+            changed, self._changed = self._changed, set()
+            if not changed:
+                return
+            try:
+                async with self._database.read() as connection:
+                    records = [await keys.get(connection, key_id) for key_id in sorted(changed)]
+                for record in records:
+                    await self._apply(record)
+            except BaseException:
+                self._changed |= changed
+                raise
+
+    def close(self) -> None:
+        """Lets go of every handle."""
+        for key in self._keys.values():
+            key.handle = None
+
+    async def _apply(self, record: keys.KeyRecord) -> None:
+        key = self._keys.get(record.id)
+        if key is None:
+            key = self._keys[record.id] = Key(record)
+        key.state = record.state
+        if key.state is not KeyState.ACTIVE:
+            key.handle = key.fault = None
+        elif key.handle is None:
+            try:
+                key.handle, key.fault = await self._open(key), None
+            except QianyanError as error:
+                key.fault = error
+                _log.error("key_not_opened", key=key.id, code=error.code, detail=error.detail)
+
+    async def _open(self, key: Key) -> KeyHandle:
+        handle = await asyncio.to_thread(self._backend.open, key.id)
+        if handle.public_key != key.public_key:
+            raise SettingsError(
+                f"the key file of {key.id!r} holds another key than the store knows; restore the right one",
+                code="key_mismatch",
+            )
+        return handle

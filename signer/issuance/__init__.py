@@ -1,1 +1,1 @@
-"""Authorities, certificates, key management: what the registration authority asks for."""
+"""Issuance: authorities, certificate requests, profiles, certificates, their life cycle, key management."""

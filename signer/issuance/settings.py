@@ -1,0 +1,53 @@
+"""Settings of issuance: the `[issuance]` table."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import Field, field_validator
+
+from core import oids
+from core.asn1 import der
+from core.settings import Settings
+
+_URL: Final = re.compile(r"https?://[A-Za-z0-9.\-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~/\-]*)?")
+_OID: Final = re.compile(r"[0-2](\.(0|[1-9][0-9]{0,39})){2,}")
+
+
+def check_oid(value: str) -> str:
+    """The dotted object identifier `value`. ValueError where it is none (X.660: under 0 and 1 the next arc is < 40)."""
+    if not _OID.fullmatch(value) or (value[0] in "01" and int(value.split(".")[1]) > 39):
+        raise ValueError("an object identifier is written as dotted numbers, for example 1.2.156.10197.1.501")
+    der.oid(value)
+    return value
+
+
+def check_public_url(value: str) -> str:
+    """`value` as it may stand in certificates: http(s), ASCII, no query, no trailing slash. ValueError otherwise."""
+    if not _URL.fullmatch(value):
+        raise ValueError("an http:// or https:// URL without query is needed, for example http://pki.example.cn")
+    return value.rstrip("/")
+
+
+class IssuanceSettings(Settings):
+    """The `[issuance]` table."""
+
+    public_url: str = "http://127.0.0.1:8080"
+    """Where relying parties reach the public listener. Written into certificates; those issued keep the old one."""
+
+    authority: Annotated[str, Field(min_length=1, max_length=32)] = "issuing"
+    """The authority that issues where a request names none."""
+
+    profiles: Path | None = None
+    """A profile file of your own; without it, the shipped profiles."""
+
+    status_index_oid: str = oids.STATUS_INDEX_DEFAULT
+    """The extension that carries the status index (see docs: SEQUENCE {month INTEGER, index INTEGER})."""
+
+    max_csr_bytes: Annotated[int, Field(ge=256, le=1 << 20)] = 64 * 1024
+    """The largest certificate request that is looked at."""
+
+    check_url = field_validator("public_url")(check_public_url)
+    check_status_oid = field_validator("status_index_oid")(check_oid)

@@ -1,0 +1,111 @@
+"""Serves CRLs: GET and HEAD /crl/{authority}/{partition}.crl, with validators, ranges and honest expiry.
+
+Knows routes and headers; which CRL there is to serve is for `crl.published`.
+
+`Expires` is when the next CRL is due by the schedule, never past nextUpdate: nextUpdate itself would hide every CRL
+in between from caches, and `max-age` would add to the age that a CRL already has. `stale-if-error` lets a cache go on
+with what it has while we are down, until nextUpdate and no longer.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from email.utils import format_datetime
+from typing import Final
+
+from aiohttp import web
+
+from core.clock import to_datetime
+from crl.published import PublishedCrl
+from crl.service import CrlService
+
+CONTENT_TYPE: Final = "application/pkix-crl"  # RFC 2585 §4.2
+#: How long a cache may keep a CRL whose successor is late.
+_LATE_MS: Final = 60_000
+
+
+class CrlRoutes:
+    """The routes over a service's published CRLs."""
+
+    def __init__(self, service: CrlService) -> None:
+        self._published = service.published
+        self._clock = service.clock
+        self._period_ms = service.settings.period_s * 1000
+
+    def public(self) -> list[web.RouteDef]:
+        """The routes of the public listener."""
+        return [web.get(r"/crl/{authority:[A-Za-z0-9._-]{1,32}}/{partition:0|[1-9]\d{0,5}}.crl", self._get)]
+
+    async def _get(self, request: web.Request) -> web.Response:
+        scope = (request.match_info["authority"], int(request.match_info["partition"]))
+        published = await self._published.current(scope)
+        return _answer(request, published, self._headers(published))
+
+    def _headers(self, published: PublishedCrl) -> dict[str, str]:
+        planned_ms = max(published.this_update_ms + self._period_ms, self._clock() + _LATE_MS)
+        expires_ms = min(planned_ms, published.next_update_ms)
+        after_s = (published.next_update_ms - expires_ms) // 1000
+        return {
+            "ETag": f'"{published.tag}"',
+            "Last-Modified": format_datetime(_modified(published), usegmt=True),
+            "Expires": format_datetime(to_datetime(expires_ms), usegmt=True),
+            "Cache-Control": f"public, no-transform, stale-if-error={after_s}",
+            "Accept-Ranges": "bytes",
+        }
+
+
+def _modified(published: PublishedCrl) -> datetime:
+    return to_datetime(published.this_update_ms)
+
+
+def _answer(request: web.Request, published: PublishedCrl, headers: dict[str, str]) -> web.Response:
+    """The CRL, a part of it, or that the client has it (RFC 9110 §13, §14)."""
+    if _unchanged(request, published):
+        return web.Response(status=304, headers=headers)
+    size = len(published.body)
+    asked = _range(request, published, size)
+    if asked is None:
+        return web.Response(body=published.body, content_type=CONTENT_TYPE, headers=headers)
+    start, end = asked
+    if start >= end:
+        return web.Response(status=416, headers={"Content-Range": f"bytes */{size}"})
+    headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+    return web.Response(status=206, body=published.body[start:end], content_type=CONTENT_TYPE, headers=headers)
+
+
+def _unchanged(request: web.Request, published: PublishedCrl) -> bool:
+    """If-None-Match, else If-Modified-Since (RFC 9110 §13.2.2)."""
+    try:
+        tags = request.if_none_match
+    except ValueError:
+        return False
+    if tags is not None:
+        return any(tag.value in (published.tag, "*") for tag in tags)
+    since = request.if_modified_since
+    return since is not None and _modified(published) <= since
+
+
+def _range(request: web.Request, published: PublishedCrl, size: int) -> tuple[int, int] | None:
+    """(start, end) of a single satisfiable range; (0, 0) for one that is not; None where all of it is to be sent."""
+    if request.method != "GET" or not _range_applies(request, published):
+        return None
+    try:
+        asked = request.http_range
+    except ValueError:
+        return None  # several ranges, another unit or nonsense: a server may ignore Range (RFC 9110 §14.2)
+    if asked.start is None:
+        return None
+    if asked.start == 0 and "=-" in request.headers["Range"]:
+        return 0, 0  # the last no bytes
+    start, end, _ = slice(asked.start, asked.stop).indices(size)
+    return (start, end) if start < end else (0, 0)
+
+
+def _range_applies(request: web.Request, published: PublishedCrl) -> bool:
+    """If-Range: the part is wanted only of the same CRL (RFC 9110 §13.1.5)."""
+    condition = request.headers.get("If-Range")
+    if condition is None:
+        return True
+    if condition.startswith('"'):
+        return condition == f'"{published.tag}"'
+    return request.if_range == _modified(published)

@@ -1,0 +1,84 @@
+"""A store with one authority, rows to put into it, and a writer in a process of its own (`tests.store_writer`)."""
+
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from core.store import authorities
+from core.store.authorities import Authority
+from core.store.certificates import NewCertificate
+from core.store.database import Database, create_database
+
+NOW_MS = 1_795_000_000_000
+ROOT = Path(__file__).parent.parent
+
+
+def store_url(directory: Path) -> str:
+    """The URL of the store in `directory`."""
+    return f"sqlite+aiosqlite:///{directory / 'store.sqlite3'}"
+
+
+def authority(authority_id: str = "issuing", *, partitions: int = 1) -> Authority:
+    """An authority without keys or certificates."""
+    return Authority(authority_id, None, None, b"name", b"point", None, None, None, partitions, NOW_MS)
+
+
+def certificate(serial: int, index: int, *, authority_id: str = "issuing", **changes: object) -> NewCertificate:
+    """A certificate to record; the store looks at none of its bytes."""
+    values: dict[str, object] = {
+        "authority_id": authority_id,
+        "serial": serial,
+        "usage": "sign",
+        "profile": "person",
+        "subject": b"name",
+        "public_key": b"point",
+        "not_before_ms": NOW_MS,
+        "not_after_ms": NOW_MS + 86_400_000,
+        "partition": 0,
+        "status_month": 24_322,
+        "status_index": index,
+        "certificate": b"certificate",
+        **changes,
+    }
+    return NewCertificate(**values)  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def fresh_store(directory: Path) -> AsyncIterator[Database]:
+    """A new store with one authority, closed in the end."""
+    database = await create_database(store_url(directory))
+    try:
+        async with database.write() as connection:
+            await authorities.add(connection, authority())
+        yield database
+    finally:
+        await database.close()
+
+
+class Abandoned(Exception):
+    """What ends an `abandoned` transaction."""
+
+
+@asynccontextmanager
+async def abandoned(database: Database) -> AsyncIterator[AsyncConnection]:
+    """A transaction that fails at its very end, after everything in the block was done."""
+    with suppress(Abandoned):
+        async with database.write() as connection:
+            yield connection
+            raise Abandoned
+
+
+def start_writer(directory: Path, first_serial: int, count: int) -> "subprocess.Popen[str]":
+    """A process that records `count` certificates, one transaction each, and prints each serial after its commit."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.store_writer", store_url(directory), str(first_serial), str(count)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )

@@ -1,0 +1,5 @@
+"""`python -m service` is `qianyan`."""
+
+from service.cli import main
+
+main()

@@ -1,0 +1,115 @@
+"""Whether this node may be sent requests: what a load balancer and an operator ask.
+
+`/healthz` says the process runs; `/readyz` says that each part it needs would do its work now, and which would not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from core.asn1.x509 import load_certificate
+from core.clock import from_datetime
+from core.errors import QianyanError, Unavailable
+from core.store import authorities, counters
+from service.node import Node
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One part: `detail` says what is wrong, or what was found."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All checks; ready where each is."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests may come."""
+        return all(check.ok for check in self.checks)
+
+    def as_json(self) -> dict[str, object]:
+        """For the answer's body."""
+        return {
+            "ready": self.ready,
+            "checks": {check.name: {"ok": check.ok, "detail": check.detail} for check in self.checks},
+        }
+
+
+class Health:
+    """Runs the checks against an open node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    async def report(self) -> Report:
+        """Every check, each one run whatever the others say."""
+        checks: list[tuple[str, Callable[[], Awaitable[str]]]] = [
+            ("store", self._store),
+            ("clock", self._clock),
+            ("authorities", self._authorities),
+            ("ocsp_signer", self._ocsp_signer),
+            ("crl", self._crl),
+        ]
+        results = []
+        for name, run in checks:
+            try:
+                results.append(Check(name, True, await run()))
+            except QianyanError as error:
+                results.append(Check(name, False, error.detail))
+        return Report(tuple(results))
+
+    async def _store(self) -> str:
+        await self._node.follower.ensure_current()
+        return f"feed at {self._node.follower.position}"
+
+    async def _clock(self) -> str:
+        async with self._node.database.read() as connection:
+            counters.check_clock(self._node.clock(), await counters.current(connection, counters.LAST_TIME))
+        return "not behind the store"
+
+    async def _authorities(self) -> str:
+        async with self._node.database.read() as connection:
+            known = await authorities.list_all(connection)
+        waiting = [authority.id for authority in known if authority.certificate is None]
+        if waiting:
+            raise Unavailable(
+                f"authority {waiting[0]!r} waits for its certificate: qianyan ca install", code="certificate_waiting"
+            )
+        return ", ".join(authority.id for authority in known)
+
+    async def _ocsp_signer(self) -> str:
+        async with self._node.database.read() as connection:
+            known = await authorities.list_all(connection)
+        now_ms = self._node.clock()
+        shortest = None
+        for authority in known:
+            if authority.ocsp_certificate is None:
+                continue
+            left_s = (from_datetime(load_certificate(authority.ocsp_certificate).not_valid_after_utc) - now_ms) // 1000
+            if left_s <= 0:
+                raise Unavailable(
+                    f"the OCSP signer of {authority.id!r} expired: qianyan ca renew-ocsp", code="ocsp_signer_expired"
+                )
+            shortest = left_s if shortest is None else min(shortest, left_s)
+        if shortest is None:
+            raise Unavailable("no authority has an OCSP signer", code="ocsp_signer_missing")
+        return f"valid for {shortest // 86400} days more"
+
+    async def _crl(self) -> str:
+        left = []
+        for scope in await self._node.crl.status():
+            if scope.next_update_ms is None or scope.next_update_ms <= self._node.clock():
+                raise Unavailable(
+                    f"no current CRL for {scope.authority_id}/{scope.partition}: see the log, or qianyan crl build",
+                    code="crl_stale",
+                )
+            left.append((scope.next_update_ms - self._node.clock()) // 1000)
+        return f"{len(left)} current, the shortest for {min(left, default=0)} s more"

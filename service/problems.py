@@ -1,0 +1,87 @@
+"""Errors as the outside sees them: HTTP status and problem document (RFC 9457).
+
+The only place that knows which `kind` is which status. Internal detail never reaches a client: an error that is not
+ours becomes a 500 without a word of what it was.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Final
+
+import orjson
+from aiohttp import web
+
+from core.errors import Busy, Denied, QianyanError, Unavailable
+
+_STATUS: Final = {
+    "malformed": 400,
+    "refused": 422,
+    "not_found": 404,
+    "conflict": 409,
+    "too_large": 413,
+    "busy": 503,
+    "unavailable": 503,
+}
+_MEDIA_TYPE: Final = "application/problem+json"
+
+
+def status_of(error: QianyanError) -> int:
+    """The HTTP status for an error of ours."""
+    if isinstance(error, Denied):
+        return 403 if error.authenticated else 401
+    return _STATUS.get(error.kind, 500)
+
+
+def _document(status: int, code: str, detail: str | None, request_id: str, field: str | None = None) -> bytes:
+    members: dict[str, object] = {
+        "type": f"urn:qianyan:problem:{code}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "code": code,
+        "request_id": request_id,
+    }
+    if detail:
+        members["detail"] = detail
+    if field:
+        members["field"] = field
+    return orjson.dumps(members)
+
+
+def of_error(error: QianyanError, request_id: str) -> web.Response:
+    """The answer to a request that ended in an error of ours."""
+    status = status_of(error)
+    internal = status == 500
+    response = web.Response(
+        status=status,
+        body=_document(
+            status,
+            "internal" if internal else error.code,
+            "the request failed inside the service; its id is in the log" if internal else error.detail,
+            request_id,
+            error.field,
+        ),
+        content_type=_MEDIA_TYPE,
+    )
+    if status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, (Busy, Unavailable)):
+        response.headers["Retry-After"] = str(error.retry_after_s or 1)
+    return response
+
+
+def of_http(error: web.HTTPException, request_id: str) -> web.Response:
+    """The answer for what aiohttp itself refuses: no such path or method, a body too large."""
+    status = error.status
+    code = HTTPStatus(status).phrase.lower().replace(" ", "_").replace("-", "_")
+    response = web.Response(status=status, body=_document(status, code, None, request_id), content_type=_MEDIA_TYPE)
+    for name in ("Allow", "Location", "Retry-After"):
+        if name in error.headers:
+            response.headers[name] = error.headers[name]
+    return response
+
+
+def of_unknown(request_id: str) -> web.Response:
+    """The answer to a request that ended in an error that nobody foresaw."""
+    detail = "the request failed inside the service; its id is in the log"
+    return web.Response(status=500, body=_document(500, "internal", detail, request_id), content_type=_MEDIA_TYPE)

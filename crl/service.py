@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -191,8 +191,23 @@ class CrlService:
         the store cannot be asked what is due.
         """
         await self._refresh()
+        return await self._build_all(self._schedule.due(self.clock(), self.settings))
+
+    async def build_outstanding(self) -> int:
+        """As `build_due`, but waits for no further changes: for the start.
+
+        So the first CRL that a restarted service serves lists every revocation that was answered before.
+        """
+        await self._refresh()
+        now_ms = self.clock()
+        scopes = self._schedule.scopes.values()
+        return await self._build_all(
+            [s for s in scopes if s.changed_at_ms is not None or s.due_at_ms(self.settings) <= now_ms]
+        )
+
+    async def _build_all(self, states: Sequence[ScopeState]) -> int:
         built = 0
-        for state in self._schedule.due(self.clock(), self.settings):
+        for state in states:
             built += await self._build_one(state)
         if built:
             await self._refresh()

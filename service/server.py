@@ -6,6 +6,7 @@ The only module that starts tasks and installs an event loop.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import ssl
 from collections.abc import Callable
@@ -72,7 +73,8 @@ async def _listen(
     except OSError as error:
         await runner.cleanup()
         raise SettingsError(
-            f"the {name} listener cannot have {host}:{port} ({error.strerror}); stop what uses it or set {name}.port",
+            f"the {name} listener cannot have {host}:{port} ({os.strerror(error.errno or 0)}); "
+            f"stop what uses it or set {name}.port",
             code="address",
         ) from error
     bound = runner.addresses[0][1]
@@ -85,7 +87,7 @@ async def _serve_node(node: Node, stop: asyncio.Event, announce: Callable[[Liste
     tls = _tls(loaded)
     drain = Drain()
     public, private = build_applications(node, drain)
-    await node.crl.build_due()
+    await node.crl.build_outstanding()
     background = {
         asyncio.create_task(node.crl.run(stop), name="crl"),
         asyncio.create_task(maintenance.run(node, stop), name="maintenance"),

@@ -145,7 +145,7 @@ class StatusRoutes:
         return web.Response(body=_ERRORS[status], headers=_NO_STORE_HEADERS)
 
     def _cache_headers(self, answer: OcspAnswer) -> dict[str, str]:
-        """Caching as RFC 9919 has it; max-age ends when the answer is made anew at the latest, well before nextUpdate."""
+        """Caching as RFC 9919 has it; max-age ends when the answer is made anew, well before nextUpdate."""
         left_s = max(0, answer.refresh_ms - self._clock()) // 1000
         max_age_s = min(left_s, self._settings.http_max_age_s)
         return {

@@ -40,25 +40,39 @@ async def _demo(directory: Path, public_port: int, private_port: int, once: bool
     loaded = load(str(file))
     if not (directory / "demo-token").exists():
         raise SettingsError(f"{directory} is not a demonstration: it has no demo-token", code="demo_token")
-    server = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "service", "serve", "--config", str(file), stdout=asyncio.subprocess.PIPE
-    )
+    log_file = directory / "service.log"
+    with log_file.open("ab") as log:
+        began_at = log.tell()
+        server = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "service", "serve", "--config", str(file), stdout=asyncio.subprocess.PIPE, stderr=log
+        )
     try:
-        return await _walk(server, loaded, once)
+        urls = await _listening(server)
+        if urls is None:
+            said = log_file.read_bytes()[began_at:].decode(errors="replace").rstrip()
+            click.echo(f"{said.rpartition(chr(10))[2]}  [log: {log_file}]", err=True)
+            return server.returncode or 1
+        return await _walk(server, loaded, urls, once)
     finally:
         if server.returncode is None:
             server.terminate()
             await server.wait()
 
 
-async def _walk(server: asyncio.subprocess.Process, loaded: Loaded, once: bool) -> int:
+async def _listening(server: asyncio.subprocess.Process) -> dict[str, str] | None:
+    """Where the service listens, by listener; None where it ended instead."""
     assert server.stdout is not None
     urls = {}
     for _ in range(2):
         name, _, url = (await server.stdout.readline()).decode().strip().partition(" ")
         if not url:
-            return await server.wait() or 1  # it said why on standard error
+            await server.wait()
+            return None
         urls[name] = url.strip()
+    return urls
+
+
+async def _walk(server: asyncio.subprocess.Process, loaded: Loaded, urls: dict[str, str], once: bool) -> int:
     click.echo(f"serving: public {urls['public']}, private {urls['private']}\n")
     token = read_secret_file(loaded.directory / "demo-token", "token file").decode()
     tls = None
@@ -100,4 +114,4 @@ Try next, in another terminal:
   curl {urls["public"]}/readyz
   .venv/bin/qianyan key list --config {loaded.file}
   .venv/bin/qianyan audit verify --config {loaded.file}
-Stop with Ctrl-C."""
+The service's log is {directory}/service.log. Stop with Ctrl-C."""

@@ -9,10 +9,10 @@ PUBLIC_PORT  ?= 8080
 PRIVATE_PORT ?= 8443
 DIR          ?= var
 
-NATIVE := $(shell find signer/_native -name '*.c' ! -name '*_cy.c' -o -name '*.h' -o -name '*.pyx' -o -name '*.pxd' -o -name build.py)
+NATIVE := $(shell find signer/_native -name '*.c' ! -name '*_cy.c' -o -name '*.h' -o -name "*.pyx" -o -name "*.pxi" -o -name "*.pxd" -o -name build.py)
 
 BUILD_PACKAGES := gcc libc6-dev
-TEST_PACKAGES  := openssl default-jdk-headless libbcprov-java libbcpkix-java libbcutil-java valgrind binutils
+TEST_PACKAGES  := openssl default-jdk-headless libbcprov-java libbcpkix-java libbcutil-java valgrind binutils clang
 
 .PHONY: help run test lint bench ctime lock clean
 .DELETE_ON_ERROR:
@@ -30,8 +30,9 @@ test: $(VENV)/.built-dev ## everything that judges the project: style, types, co
 lint: $(VENV)/.built-dev ## the part of `make test` that reads the sources only
 	$(BIN)/python -m pytest -q tests/test_sources.py
 
-bench: $(VENV)/.built-dev ## native core beside tongsuopy and gmssl, on one core
+bench: $(VENV)/.built-dev ## native core beside tongsuopy and gmssl, on one core: the best backend, then the portable one
 	taskset -c 0 $(BIN)/python tests/bench/native_bench.py
+	QIANYAN_NATIVE_BACKEND=portable taskset -c 0 $(BIN)/python tests/bench/native_bench.py
 
 lock: $(VENV)/.built-dev ## resolve requirements/*.lock anew
 	$(PIP) install uv

@@ -31,10 +31,8 @@ Point = tuple[int, int]
 
 def add(p: Point, q: Point) -> Point:
     """p + q for finite p, q with p != -q."""
-    if p == q:
-        slope = (3 * p[0] * p[0] + A) * pow(2 * p[1], -1, P) % P
-    else:
-        slope = (q[1] - p[1]) * pow(q[0] - p[0], -1, P) % P
+    rise, run = (3 * p[0] * p[0] + A, 2 * p[1]) if p == q else (q[1] - p[1], q[0] - p[0])
+    slope = rise * pow(run, -1, P) % P
     x = (slope * slope - p[0] - q[0]) % P
     return x, (slope * (p[0] - x) - p[1]) % P
 

@@ -22,6 +22,7 @@ DIRECTIVES = {
 COMPILE_ARGS = [
     "-std=c11",
     "-O3",
+    "-g0",
     "-fvisibility=hidden",
     "-fstack-protector-strong",
     "-Wall",

@@ -1,10 +1,11 @@
 from collections.abc import Iterable
-from typing import final
+from typing import Self, final
 
-from typing_extensions import Buffer, Self
+from typing_extensions import Buffer
 
 def sm3(data: Buffer) -> bytes: ...
 def sm3_many(messages: Iterable[bytes]) -> bytes: ...
+
 @final
 class SM3:
     def __init__(self, data: Buffer = b"") -> None: ...

@@ -107,48 +107,40 @@ int sm2_sign_with_nonce(uint8_t out[SM2_SIGNATURE_SIZE], const sm2_private *key,
 }
 
 /*
- * *s, *t := s and r+s mod n, if r and s are in [1, n-1] as integers and r+s is
- * not 0 mod n; returns 1 if so, else 0. CT: no, public.
+ * *s := s, *t := r+s mod n and *x := r-e mod n, if r and s are in [1, n-1] as
+ * integers and r+s is not 0 mod n; returns 1 if so, else 0. The signature is
+ * read here and nowhere else. CT: no, public.
  */
-static int sm2_verify_prepare_vartime(sm2_u256 *s, sm2_u256 *t, const uint8_t signature[64])
+static int sm2_verify_prepare_vartime(sm2_u256 *s, sm2_u256 *t, sm2_u256 *x,
+                                      const uint8_t signature[64], const uint8_t digest[32])
 {
-    sm2_u256 r;
+    sm2_u256 r, e;
 
     sm2_u256_load(&r, signature);
     sm2_u256_load(s, signature + 32);
     if (!sm2_fn_is_valid(&r) || !sm2_fn_is_valid(s)) {
         return 0;
     }
-    sm2_fn_add(t, &r, s);
-    return !sm2_u256_is_zero(t);
-}
-
-/* 1 if e + x1 = r mod n. In: x1 < p. CT: no, public. */
-static int sm2_verify_finish_vartime(const uint8_t signature[64], const uint8_t digest[32],
-                                     const sm2_u256 *x1)
-{
-    sm2_u256 e, r, x;
-
-    sm2_u256_load(&r, signature);
     sm2_u256_load(&e, digest);
     sm2_fn_reduce(&e, &e);
-    sm2_fn_reduce(&x, x1);
-    sm2_fn_add(&x, &x, &e);
-    return (int)sm2_u256_equal(&x, &r);
+    sm2_fn_sub(x, &r, &e);
+    sm2_fn_add(t, &r, s);
+    return !sm2_u256_is_zero(t);
 }
 
 /* Up to SM2_LANES_MAX verifications; only well-formed ones reach the kernel. CT: no, public. */
 static void sm2_verify_chunk_vartime(uint8_t *valid, const sm2_point *const *q, size_t q_step,
                                      const uint8_t *digest, const uint8_t *signature, size_t n)
 {
-    sm2_u256 s[SM2_LANES_MAX], t[SM2_LANES_MAX], x[SM2_LANES_MAX];
+    sm2_u256 s[SM2_LANES_MAX], t[SM2_LANES_MAX], x[SM2_LANES_MAX], want[SM2_LANES_MAX];
     const sm2_point *key[SM2_LANES_MAX];
     uint8_t finite[SM2_LANES_MAX];
     size_t lane[SM2_LANES_MAX], used = 0, i;
 
     for (i = 0; i < n; i++) {
         valid[i] = 0;
-        if (sm2_verify_prepare_vartime(&s[used], &t[used], signature + 64 * i)) {
+        if (sm2_verify_prepare_vartime(&s[used], &t[used], &want[used], signature + 64 * i,
+                                       digest + 32 * i)) {
             key[used] = q[i * q_step];
             lane[used++] = i;
         }
@@ -157,11 +149,9 @@ static void sm2_verify_chunk_vartime(uint8_t *valid, const sm2_point *const *q, 
         return;
     }
     sm2_active_backend->mul2_many_vartime(x, finite, s, t, key, used);
-    for (i = 0; i < used; i++) {
-        size_t at = lane[i];
-
-        valid[at] = (uint8_t)(finite[i] && sm2_verify_finish_vartime(signature + 64 * at,
-                                                                     digest + 32 * at, &x[i]));
+    for (i = 0; i < used; i++) { /* e + x1 = r mod n; x1 may be in [n, p) */
+        sm2_fn_reduce(&x[i], &x[i]);
+        valid[lane[i]] = (uint8_t)(finite[i] & sm2_u256_equal(&x[i], &want[i]));
     }
 }
 

@@ -1,0 +1,60 @@
+"""Secrets, marked undefined, must reach no branch and no index; leaks made on purpose must be found.
+
+Memcheck sees no division, so the objects are searched for the instruction.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from signer._native import cpu
+
+from .compiling import COMPILERS, HERE, compile_objects, compile_program, core_sources, need, run
+
+FOUND = re.compile(r"depends on uninitialised|Use of uninitialised")
+OPTIMISATIONS = ["-O1", "-O3"]
+MEMCHECK = ["--quiet", "--error-exitcode=9", "--track-origins=no"]
+
+
+@pytest.fixture(scope="module", params=[(c, o) for c in COMPILERS for o in OPTIMISATIONS], ids="".join)
+def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    compiler, optimisation = request.param
+    out = tmp_path_factory.mktemp("ctime") / "ctime_test"
+    sources = [str(HERE / "ctime_test.c"), *core_sources()]
+    return compile_program(out, compiler, sources, optimisation, "-gdwarf-4", "-DSM2_CTIME_TEST")
+
+
+@pytest.mark.parametrize("backend", cpu.backends())
+def test_no_secret_decides_anything(program: Path, backend: str) -> None:
+    ran = run(need("valgrind"), *MEMCHECK, str(program), backend)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == "done\n"
+
+
+@pytest.mark.parametrize("leak", ["branch", "index", "divide", "vartime"])
+def test_a_leak_is_found(program: Path, leak: str) -> None:
+    ran = run(need("valgrind"), *MEMCHECK, str(program), cpu.backend(), leak)
+    assert ran.returncode == 9, ran.stderr
+    assert FOUND.search(ran.stderr)
+
+
+def divisions(objects: list[Path]) -> list[str]:
+    """Instructions that divide, in any of the objects."""
+    listing = run(need("objdump"), "--disassemble", "--no-show-raw-insn", *map(str, objects)).stdout
+    assert "sm2" in listing
+    return re.findall(r"^\s*[0-9a-f]+:\s+(i?div[blqw]?|[us]div|fdiv|v?div[ps][sd])\s", listing, re.MULTILINE)
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.mark.parametrize("optimisation", ["-O1", "-O2", "-O3"])
+def test_nothing_divides(tmp_path: Path, compiler: str, optimisation: str) -> None:
+    assert divisions(compile_objects(tmp_path, compiler, optimisation, "-fPIC")) == []
+
+
+def test_a_division_is_found(tmp_path: Path) -> None:
+    source = tmp_path / "sm2_divides.c"
+    source.write_text("unsigned long sm2_divide(unsigned long a, unsigned long b) { return a / b; }\n")
+    ran = run("gcc", "-O2", "-c", str(source), "-o", str(tmp_path / "d.o"))
+    assert ran.returncode == 0
+    assert divisions([tmp_path / "d.o"]) != []

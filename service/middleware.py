@@ -82,6 +82,7 @@ def make_middleware(
         if drain.draining:
             response.force_close()
         response.headers["X-Request-Id"] = request_id
+        response.headers["Server"] = "qianyan"  # aiohttp would tell its version and Python's
         seconds = time.perf_counter() - began
         metrics.observe(listener, _pattern(request), response.status, seconds)
         if log_requests:

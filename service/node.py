@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 from core.clock import Clock, system_clock
 from core.model import KeyPurpose
@@ -79,6 +79,7 @@ async def open_node(loaded: Loaded, passphrase: bytearray, *, clock: Clock = sys
     """Store → follower → keys → engine → the services; closed in reverse, the engine drained first."""
     settings = loaded.settings
     registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_store(loaded, clock))
         follower = await FeedFollower.start(database)

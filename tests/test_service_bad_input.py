@@ -157,4 +157,5 @@ def test_request_ids(service: Service) -> None:
     assert mine.headers["X-Request-Id"] == "ra-7-abc"
     made = service.request("GET", service.public + "/healthz", None, {"X-Request-Id": "a b<script>"})
     assert made.headers["X-Request-Id"] != "a b<script>"
+    assert mine.headers["Server"] == "qianyan"
     assert service.get("/healthz").headers["X-Request-Id"] != service.get("/healthz").headers["X-Request-Id"]

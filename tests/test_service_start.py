@@ -174,5 +174,9 @@ def test_ready_when_started(installation: Installation) -> None:
         assert answer.status == 200, answer.body
         assert set(answer.json["checks"]) == {"store", "clock", "authorities", "ocsp_signer", "crl"}
         assert service.get("/healthz").status == 200
-        assert service.call("GET", "/metrics").status == 200
+        metrics = service.call("GET", "/metrics")
+        assert metrics.status == 200
+        assert b"process_resident_memory_bytes" in metrics.body
+        assert b"qianyan_crl_seconds_left" in metrics.body
+        assert service.get("/metrics").status == 404, "metrics are not for the public listener"
         assert service.stop() == 0

@@ -25,7 +25,7 @@ _TRANSITIONS: Final[dict[KeyState, frozenset[KeyState]]] = {
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """A row; `public_key` is 65 bytes."""
+    """A row; `public_key` is 65 bytes. The last five are described in core.store.schema."""
 
     id: str
     purpose: KeyPurpose
@@ -34,6 +34,11 @@ class KeyRecord:
     owner: str
     created_at_ms: int
     changed_at_ms: int
+    backend: str = "software"
+    device_index: int | None = None
+    certificate: bytes | None = None
+    service_index: int | None = None
+    service_code: bytes | None = None
 
 
 _COLUMNS = [keys.c[field.name] for field in fields(KeyRecord)]

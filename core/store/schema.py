@@ -55,8 +55,17 @@ keys = Table(
     Column("owner", String(64), nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("changed_at_ms", BigInteger, nullable=False),
+    # Where the private key is: "software" (a file of the key store) or "sdf" (a device, by its key index).
+    Column("backend", String(16), nullable=False, server_default="software"),
+    Column("device_index", Integer),
+    # The certificate of an application's key, DER, where it has one.
+    Column("certificate", LargeBinary),
+    # GB/T 38629: the key's index towards clients, and the digest of its authorisation code (keyValue).
+    Column("service_index", Integer, unique=True),
+    Column("service_code", LargeBinary(32)),
     CheckConstraint("state IN ('active', 'frozen', 'compromised', 'retired')", name="state"),
     CheckConstraint("purpose IN ('data', 'certificate', 'ocsp')", name="purpose"),
+    CheckConstraint("(backend = 'sdf') = (device_index IS NOT NULL)", name="device_index"),
 )
 
 #: certificate NULL: an authority that waits for its certificate from outside (R-13).

@@ -22,6 +22,7 @@ from service.commands import (
     init_command,
     key_command,
     serve_command,
+    store_command,
     token_command,
 )
 from service.version import VERSION
@@ -46,6 +47,7 @@ for _command in (
     crl_command.crl,
     token_command.token,
     audit_command.audit,
+    store_command.store,
     config_command.config,
 ):
     cli.add_command(_command)

@@ -54,7 +54,7 @@ def _is_outage(error: Exception) -> bool:
     return isinstance(error, (OperationalError, PoolTimeout)) or type(error) is DatabaseError
 
 
-def _prepare_sqlite(engine: AsyncEngine) -> None:
+def _prepare_sqlite(engine: AsyncEngine, *, foreign_keys: bool = True) -> None:
     @event.listens_for(engine.sync_engine, "connect")
     def _pragmas(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # the driver must not begin transactions behind our back
@@ -62,7 +62,7 @@ def _prepare_sqlite(engine: AsyncEngine) -> None:
         for pragma in (
             "journal_mode=WAL",
             "synchronous=FULL",
-            "foreign_keys=ON",
+            f"foreign_keys={'ON' if foreign_keys else 'OFF'}",
             f"busy_timeout={_BUSY_TIMEOUT_MS}",
             "trusted_schema=OFF",
         ):
@@ -121,13 +121,13 @@ class Database:
         await self._engine.dispose()
 
 
-def _engine(url: str) -> AsyncEngine:
+def _engine(url: str, *, foreign_keys: bool = True) -> AsyncEngine:
     try:
         engine = create_async_engine(url, pool_size=8, max_overflow=0)
     except Exception as error:
         raise SettingsError(f"store.url is not usable: {error}", code="store_url") from error
     if engine.dialect.name == "sqlite":
-        _prepare_sqlite(engine)
+        _prepare_sqlite(engine, foreign_keys=foreign_keys)
     return engine
 
 
@@ -150,12 +150,38 @@ async def create_database(url: str) -> Database:
         await database.close()
         raise SettingsError("there is a store at store.url already", code="store_exists")
 
-    def upgrade(connection: Connection) -> None:
-        alembic.command.upgrade(_alembic(connection), "head")
-
     async with database.write() as connection:
-        await connection.run_sync(upgrade)
+        await connection.run_sync(_migrate)
     return database
+
+
+def _migrate(connection: Connection) -> None:
+    alembic.command.upgrade(_alembic(connection), "head")
+
+
+async def upgrade_database(url: str) -> tuple[str, str]:
+    """Brings an existing store to this code's revision, in one transaction; returns (from, to).
+
+    Nothing else may use the store meanwhile. Raises SettingsError where there is no store, or one of a newer version.
+    """
+    path = sqlite_path(url)
+    if path is not None and not path.is_file():
+        raise SettingsError(f"there is no store at {path}; run 'qianyan init' first", code="store_missing")
+    # SQLite changes a table by making it anew, which it allows only while references are not watched;
+    # they are checked as a whole before the commit.
+    database = Database(_engine(url, foreign_keys=False), url)
+    try:
+        before = await database.revision()
+        known = {script.revision for script in ScriptDirectory.from_config(_alembic()).walk_revisions()}
+        if before not in known:
+            raise SettingsError(f"the store is at revision {before or 'none'}, unknown here", code="store_revision")
+        async with database.write() as connection:
+            await connection.run_sync(_migrate)
+            if path is not None and (await connection.exec_driver_sql("PRAGMA foreign_key_check")).first() is not None:
+                raise SettingsError("the upgrade would break references; nothing was changed", code="store_upgrade")
+        return before, head_revision()
+    finally:
+        await database.close()
 
 
 async def open_database(url: str) -> Database:
@@ -172,7 +198,8 @@ async def open_database(url: str) -> Database:
     if revision != head_revision():
         await database.close()
         raise SettingsError(
-            f"the store is at revision {revision or 'none'}, this version needs {head_revision()}",
+            f"the store is at revision {revision or 'none'}, this version needs {head_revision()}; "
+            "back it up, then run 'qianyan store upgrade'",
             code="store_revision",
         )
     return database

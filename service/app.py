@@ -1,12 +1,17 @@
-"""The two aiohttp applications, from an open node."""
+"""The aiohttp applications, from an open node."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
 from aiohttp import web
-from prometheus_client import generate_latest
+from prometheus_client import Gauge, generate_latest
 
 from core.http import BODY_TIMEOUT_S, json_response, require
 from crl.http import CrlRoutes
+from service import workers_metrics
 from service.drain import Drain
 from service.health import Health
 from service.metrics import HttpMetrics
@@ -29,20 +34,44 @@ def _health_routes(health: Health) -> list[web.RouteDef]:
     return [web.get("/healthz", healthz), web.get("/readyz", readyz)]
 
 
-def _metrics_routes(node: Node) -> list[web.RouteDef]:
+#: The exposition format's own media type; aiohttp wants it as a header, parameters and all.
+_EXPOSITION: Final = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+
+
+@dataclass(frozen=True, slots=True)
+class Applications:
+    """What is served where. `internal`: to the other workers, on a socket that only this user can open."""
+
+    public: web.Application
+    private: web.Application
+    internal: web.Application
+
+
+def _metrics(node: Node, slot: int, run_directory: Path | None) -> web.RouteDef:
     async def metrics(request: web.Request) -> web.Response:
         require(request, "metrics")
-        # The exposition format's own media type; aiohttp wants it as a header, parameters and all.
-        return web.Response(
-            body=generate_latest(node.registry), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
-        )
+        own = generate_latest(node.registry)
+        body = own if run_directory is None else await workers_metrics.collect(run_directory, slot, own)
+        return web.Response(body=body, headers=_EXPOSITION)
 
-    return [web.get("/metrics", metrics)]
+    return web.get("/metrics", metrics)
 
 
-def build_applications(node: Node, drain: Drain) -> tuple[web.Application, web.Application]:
-    """(public, private), each with its middleware and routes."""
+def _internal(node: Node) -> web.Application:
+    async def metrics(_request: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(node.registry), headers=_EXPOSITION)
+
+    application = web.Application()
+    application.add_routes([web.get(workers_metrics.PATH, metrics)])
+    return application
+
+
+def build_applications(
+    node: Node, drain: Drain, slot: int = 0, restarts: int = 0, run_directory: Path | None = None
+) -> Applications:
+    """Each with its middleware and routes; the last three as in `service.server.Role`."""
     settings = node.loaded.settings
+    Gauge("qianyan_worker_restarts", "How often this worker's place was lost", registry=node.registry).set(restarts)
     metrics = HttpMetrics(node.registry)
     log_requests = settings.log.requests
     health = Health(node)
@@ -69,10 +98,10 @@ def build_applications(node: Node, drain: Drain) -> tuple[web.Application, web.A
         [
             *signing.private(),
             *IssuanceRoutes(node.issuer).private(),
-            *_metrics_routes(node),
+            _metrics(node, slot, run_directory),
             *_health_routes(health),
         ]
     )
     for application in (public, private):
         application[BODY_TIMEOUT_S] = settings.server.body_timeout_s
-    return public, private
+    return Applications(public, private, _internal(node))

@@ -37,6 +37,7 @@ def cli() -> None:
 for _command in (
     init_command.init,
     serve_command.serve,
+    serve_command.worker,
     demo_command.demo,
     certificate_command.issue,
     certificate_command.revoke,

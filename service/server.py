@@ -1,6 +1,8 @@
-"""Runs a node: listeners, background tasks, signals, and a stop that answers what was accepted.
+"""Runs a node on sockets it is handed: applications, background tasks, signals, and a stop that answers what was
+accepted.
 
-The only module that starts tasks and installs an event loop.
+The only module that starts tasks and installs an event loop. Whether it is the whole service or one worker of several
+(service.supervisor) is said by `Role`.
 """
 
 from __future__ import annotations
@@ -9,8 +11,11 @@ import asyncio
 import os
 import signal
 import ssl
-from collections.abc import Callable
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -18,24 +23,35 @@ import uvloop
 from aiohttp import web
 
 from core.errors import SettingsError
-from service import maintenance
-from service.app import build_applications
+from service import maintenance, workers_metrics
+from service.app import Applications, build_applications
 from service.drain import Drain
+from service.listeners import Sockets
 from service.node import Node, open_node
 from service.settings import Loaded
 
 #: What aiohttp's own shutdown gets after the drain, to write the last answers out.
 _AFTER_DRAIN_S: Final = 2.0
 
+#: How long a connection that has sent nothing yet may take to send its request when the service stops.
+_FIRST_REQUEST_S: Final = 1.0
+_LOOK_EVERY_S: Final = 0.01
+
 _log = structlog.get_logger("qianyan.server")
 
 
 @dataclass(frozen=True, slots=True)
-class Listening:
-    """Where a node listens, ports resolved."""
+class Role:
+    """What this process is among the workers.
 
-    public_url: str
-    private_url: str
+    leader: builds CRLs and renews OCSP signers; one of several is enough. slot: its number. restarts: how often this
+    slot's worker was replaced after a failure. run_directory: where workers find each other's metrics; None alone.
+    """
+
+    leader: bool = True
+    slot: int = 0
+    restarts: int = 0
+    run_directory: Path | None = None
 
 
 def _tls(loaded: Loaded) -> ssl.SSLContext | None:
@@ -54,85 +70,129 @@ def _tls(loaded: Loaded) -> ssl.SSLContext | None:
     return context
 
 
-async def _listen(
-    application: web.Application, loaded: Loaded, host: str, port: int, tls: ssl.SSLContext | None, name: str
-) -> tuple[web.AppRunner, str]:
-    server = loaded.settings.server
+async def _runner(application: web.Application, loaded: Loaded) -> web.AppRunner:
     runner = web.AppRunner(
         application,
         access_log=None,
         handle_signals=False,
-        keepalive_timeout=server.keepalive_timeout_s,
+        keepalive_timeout=loaded.settings.server.keepalive_timeout_s,
         shutdown_timeout=_AFTER_DRAIN_S,
         handler_cancellation=False,
     )
     await runner.setup()
-    try:
-        site = web.TCPSite(runner, host, port, ssl_context=tls, backlog=1024)
-        await site.start()
-    except OSError as error:
-        await runner.cleanup()
-        raise SettingsError(
-            f"the {name} listener cannot have {host}:{port} ({os.strerror(error.errno or 0)}); "
-            f"stop what uses it or set {name}.port",
-            code="address",
-        ) from error
-    bound = runner.addresses[0][1]
-    shown = f"[{host}]" if ":" in host else host
-    return runner, f"{'https' if tls else 'http'}://{shown}:{bound}"
+    return runner
 
 
-async def _serve_node(node: Node, stop: asyncio.Event, announce: Callable[[Listening], None]) -> None:
-    loaded = node.loaded
+async def _first_requests(runners: list[web.AppRunner]) -> None:
+    """Returns when every connection has sent a request, or has had its time to.
+
+    A connection that was accepted a moment before the stop has its request on the way; closing it now would lose it.
+    """
+
+    def silent() -> bool:
+        servers = [runner.server for runner in runners if runner.server is not None]
+        # aiohttp counts a connection's requests, and tells nobody in public.
+        return any(connection._request_count == 0 for server in servers for connection in server.connections)
+
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _FIRST_REQUEST_S
+    await asyncio.sleep(_LOOK_EVERY_S)  # what the kernel has accepted becomes a connection in the loop's next turns
+    while silent() and loop.time() < deadline:  # noqa: ASYNC110 - aiohttp has no event for it
+        await asyncio.sleep(_LOOK_EVERY_S)
+
+
+@asynccontextmanager
+async def _listening(
+    loaded: Loaded, applications: Applications, sockets: Sockets, drain: Drain, role: Role
+) -> AsyncIterator[None]:
+    """Accepts inside the block. At its end: stops accepting, answers what was accepted, then lets go."""
     tls = _tls(loaded)
-    drain = Drain()
-    public, private = build_applications(node, drain)
-    await node.crl.build_outstanding()
-    background = {
-        asyncio.create_task(node.crl.run(stop), name="crl"),
-        asyncio.create_task(maintenance.run(node, stop), name="maintenance"),
-    }
-    stopped = asyncio.create_task(stop.wait(), name="stop")
     runners: list[web.AppRunner] = []
     try:
-        settings = loaded.settings
-        runner, private_url = await _listen(
-            private, loaded, settings.private.host, settings.private.port, tls, "private"
-        )
-        runners.append(runner)
-        runner, public_url = await _listen(public, loaded, settings.public.host, settings.public.port, None, "public")
-        runners.append(runner)
-        listening = Listening(public_url, private_url)
-        _log.info("listening", public=public_url, private=private_url)
-        announce(listening)
-        done, _ = await asyncio.wait({stopped, *background}, return_when=asyncio.FIRST_COMPLETED)
-        for ended in done & background:
-            ended.result()  # raises what ended it
+        sites: list[web.BaseSite] = []
+        for application, bound, context in (
+            (applications.private, sockets.private, tls),
+            (applications.public, sockets.public, None),
+        ):
+            runners.append(await _runner(application, loaded))
+            sites.append(web.SockSite(runners[-1], bound, ssl_context=context))
+        if role.run_directory is not None:
+            runners.append(await _runner(applications.internal, loaded))
+            path = workers_metrics.socket_path(role.run_directory, role.slot, os.getpid())
+            sites.append(web.UnixSite(runners[-1], str(path)))
+        for site in sites:
+            await site.start()
+        yield
     finally:
-        stop.set()
-        _log.info("stopping")
-        # Stop accepting, answer what was accepted, then let the parts go.
+        _log.info("stopping", slot=role.slot)
         for site in [site for runner in runners for site in runner.sites]:
             await site.stop()
+        await _first_requests(runners)
         left = await drain.wait(loaded.settings.server.stop_timeout_s)
         if left:
             _log.warning("requests_unanswered", count=left, after_s=loaded.settings.server.stop_timeout_s)
         await asyncio.gather(*(runner.cleanup() for runner in runners))
+        if role.run_directory is not None:
+            workers_metrics.socket_path(role.run_directory, role.slot, os.getpid()).unlink(missing_ok=True)
+
+
+async def _serve_node(
+    node: Node, sockets: Sockets, role: Role, stop: asyncio.Event, announce: Callable[[], None]
+) -> None:
+    drain = Drain()
+    applications = build_applications(node, drain, role.slot, role.restarts, role.run_directory)
+    background: set[asyncio.Task[None]] = set()
+    if role.leader:
+        await node.crl.build_outstanding()
+        background = {
+            asyncio.create_task(node.crl.run(stop), name="crl"),
+            asyncio.create_task(maintenance.run(node, stop), name="maintenance"),
+        }
+    stopped = asyncio.create_task(stop.wait(), name="stop")
+    try:
+        async with _listening(node.loaded, applications, sockets, drain, role):
+            _log.info("listening", slot=role.slot)
+            announce()
+            done, _ = await asyncio.wait({stopped, *background}, return_when=asyncio.FIRST_COMPLETED)
+        for ended in done & background:
+            ended.result()  # raises what ended it
+    finally:
+        stop.set()
         await node.responder.close()
-        stopped.cancel()
-        await asyncio.gather(*background, return_exceptions=True)
+        await asyncio.gather(stopped, *background, return_exceptions=True)
 
 
-async def _run(loaded: Loaded, passphrase: bytearray, announce: Callable[[Listening], None]) -> None:
+def _stop_with_supervisor(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    """Stops where standard input ends: the supervisor holds its other side and writes nothing more to it."""
+    descriptor = sys.stdin.fileno()
+
+    def ended() -> None:
+        loop.remove_reader(descriptor)
+        stop.set()
+
+    loop.add_reader(descriptor, ended)
+
+
+async def _run(
+    loaded: Loaded, passphrase: bytearray, sockets: Sockets, role: Role, announce: Callable[[], None]
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    if role.run_directory is not None:
+        _stop_with_supervisor(loop, stop)
     async with open_node(loaded, passphrase) as node:
-        await _serve_node(node, stop, announce)
-    _log.info("stopped")
+        await _serve_node(node, sockets, role, stop, announce)
+    _log.info("stopped", slot=role.slot)
 
 
-def serve(loaded: Loaded, passphrase: bytearray, announce: Callable[[Listening], None]) -> None:
+def serve(
+    loaded: Loaded,
+    passphrase: bytearray,
+    sockets: Sockets,
+    announce: Callable[[], None],
+    role: Role | None = None,
+) -> None:
     """Serves until SIGTERM or SIGINT. `announce` is called once, when both listeners accept."""
-    uvloop.run(_run(loaded, passphrase, announce))
+    uvloop.run(_run(loaded, passphrase, sockets, role or Role(), announce))

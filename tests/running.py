@@ -131,6 +131,9 @@ class Installation:
 class Service:
     """`qianyan serve` as a process. A context manager: up when entered, stopped when left."""
 
+    #: What a subclass adds to the command.
+    arguments: tuple[str, ...] = ()
+
     def __init__(self, installation: Installation) -> None:
         self.installation = installation
         self.process: subprocess.Popen[str]
@@ -149,7 +152,7 @@ class Service:
     def start(self) -> None:
         """Starts the process and returns when both listeners accept."""
         self.process = subprocess.Popen(
-            [QIANYAN, "serve", "--config", self.installation.config],
+            [QIANYAN, "serve", *self.arguments, "--config", self.installation.config],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -59,7 +59,7 @@ class TokenBook:
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise Denied("only 'Authorization: Bearer TOKEN' is accepted", code="unauthenticated")
-        if self._follower.moved():
+        if not self._follower.current():
             await self._follower.ensure_current()
         if self._loaded != self._told:
             await self._reload()

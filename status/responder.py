@@ -88,7 +88,7 @@ class Responder:
 
         Raises Unavailable where the feed cannot be read or the clock went back.
         """
-        if self._follower.moved():
+        if not self._follower.current():
             return None
         answer = self._fresh(request)
         if answer is not None:

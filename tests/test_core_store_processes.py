@@ -5,10 +5,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
+from core.errors import Unavailable
 from core.model import CertificateState
-from core.store import audit, certificates, counters, feed
+from core.store import audit, certificates, counters, feed, schema
 from core.store.database import Database, open_database
 from core.store.feed import FeedEntry
 from core.store.follow import FeedFollower
@@ -114,6 +115,22 @@ async def test_a_follower_reads_on_past_one_page(database: Database) -> None:
         await feed.append(connection, changes, at_ms=NOW_MS)
     await follower.ensure_current()
     assert len(seen) == 10_100
+    follower.close()
+
+
+async def test_a_gap_is_an_error_and_stays_one(database: Database) -> None:
+    """What follows a gap may be anything, so nothing cached may be relied on until it is closed."""
+    follower = await FeedFollower.start(database)
+    seen: list[FeedEntry] = []
+    follower.subscribe(seen.append)
+    async with database.write() as connection:
+        await feed.append(connection, [feed.FeedChange("issued", "issuing", n) for n in (1, 2, 3)], at_ms=NOW_MS)
+        await connection.execute(delete(schema.feed).where(schema.feed.c.seq == follower.position + 2))
+    for _ in range(2):
+        with pytest.raises(Unavailable) as refused:
+            await follower.ensure_current()
+        assert refused.value.code == "feed_gap"
+    assert [entry.serial for entry in seen] == [1]
     follower.close()
 
 

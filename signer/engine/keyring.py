@@ -74,7 +74,7 @@ class Keyring:
 
     def current(self) -> bool:
         """Whether every committed change of a key is known here. Raises Unavailable where that cannot be told."""
-        return not self._changed and not self._refreshing.locked() and not self._follower.moved()
+        return self._follower.current() and not self._changed and not self._refreshing.locked()
 
     async def start(self) -> None:
         """Opens every active key. Raises SettingsError where one cannot be opened: the start fails."""

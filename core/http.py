@@ -28,6 +28,8 @@ class Caller:
     scopes: frozenset[str]
 
 
+_JSON: Final = {"Content-Type": "application/json"}
+
 #: Set on an application: how long a request's body may take to arrive, in seconds.
 BODY_TIMEOUT_S: Final = web.AppKey("body_timeout_s", float)
 _BODY_TIMEOUT_DEFAULT_S: Final = 30.0
@@ -54,19 +56,29 @@ async def read_body(request: web.Request, max_bytes: int) -> bytes:
     (code "body_slow") where it has not arrived in the time that the application allows (`BODY_TIMEOUT_S`).
     """
     if (request.content_length or 0) > max_bytes:
-        raise TooLarge(f"the body of this request has at most {max_bytes} bytes", code="body_size")
+        raise _too_large(max_bytes)
+    content = request.content
+    if content.is_eof():  # small bodies came with their headers: nothing to wait for, so nothing to time
+        body = content.read_nowait()
+        if len(body) > max_bytes:
+            raise _too_large(max_bytes)
+        return body
     chunks: list[bytes] = []
     size = 0
     try:
         async with asyncio.timeout(request.app.get(BODY_TIMEOUT_S, _BODY_TIMEOUT_DEFAULT_S)):
-            while chunk := await request.content.readany():
+            while chunk := await content.readany():
                 size += len(chunk)
                 if size > max_bytes:
-                    raise TooLarge(f"the body of this request has at most {max_bytes} bytes", code="body_size")
+                    raise _too_large(max_bytes)
                 chunks.append(chunk)
     except TimeoutError as error:
         raise Malformed("the body did not arrive in time", code="body_slow") from error
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _too_large(max_bytes: int) -> TooLarge:
+    return TooLarge(f"the body of this request has at most {max_bytes} bytes", code="body_size")
 
 
 async def read_json(request: web.Request, max_bytes: int = 1 << 20) -> Any:
@@ -103,7 +115,7 @@ def to_base64(data: bytes) -> str:
 
 def json_response(value: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
     """A JSON answer by orjson."""
-    return web.Response(body=orjson.dumps(value), status=status, headers=headers, content_type="application/json")
+    return web.Response(body=orjson.dumps(value), status=status, headers=(headers or {}) | _JSON)
 
 
 def idempotency_key(request: web.Request) -> str | None:

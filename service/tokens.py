@@ -19,6 +19,8 @@ from core.store.database import Database
 from core.store.feed import FeedEntry
 from core.store.follow import FeedFollower
 
+#: How many admitted headers are kept; a caller may write the same token in many ways.
+_ADMITTED_MAX: Final = 10_000
 #: What a token may admit to.
 SCOPES: Final = frozenset({"sign", "issue", "revoke", "read", "metrics"})
 
@@ -42,6 +44,8 @@ class TokenBook:
         self._database = database
         self._follower = follower
         self._callers: dict[bytes, Caller] = {}
+        # Headers that were admitted since the last reload: a digest for each request would cost as much as a signature.
+        self._admitted: dict[str, Caller] = {}
         self._lock = asyncio.Lock()
         # Counts of changes: what the feed has told of, and what the loaded tokens reflect.
         self._told = 1
@@ -56,13 +60,22 @@ class TokenBook:
         """Who an `Authorization` header names; None without one. Raises Denied for one that is not good."""
         if authorization is None:
             return None
-        scheme, _, token = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not token:
-            raise Denied("only 'Authorization: Bearer TOKEN' is accepted", code="unauthenticated")
         if not self._follower.current():
             await self._follower.ensure_current()
         if self._loaded != self._told:
             await self._reload()
+        caller = self._admitted.get(authorization)
+        if caller is None:
+            caller = self._known(authorization)
+            if len(self._admitted) >= _ADMITTED_MAX:
+                self._admitted.clear()
+            self._admitted[authorization] = caller
+        return caller
+
+    def _known(self, authorization: str) -> Caller:
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise Denied("only 'Authorization: Bearer TOKEN' is accepted", code="unauthenticated")
         caller = self._callers.get(digest(token.strip()))
         if caller is None:
             raise Denied("the token is not known or was withdrawn", code="unauthenticated")
@@ -74,5 +87,6 @@ class TokenBook:
                 told = self._told
                 async with self._database.read() as connection:
                     known = await tokens.load_all(connection)
+                self._admitted.clear()
                 self._callers = {key: Caller(f"token:{name}", scopes) for key, (name, scopes) in known.items()}
                 self._loaded = told

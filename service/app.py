@@ -19,7 +19,10 @@ from service.middleware import make_middleware
 from service.node import Node
 from service.tokens import TokenBook
 from signer.issuance.http import IssuanceRoutes
+from signer.signing.cms_http import CmsRoutes
+from signer.signing.cms_service import CmsService
 from signer.signing.http import SigningRoutes
+from signer.signing.svs_http import SvsRoutes
 from status.http import StatusRoutes
 
 
@@ -76,6 +79,9 @@ def build_applications(
     log_requests = settings.log.requests
     health = Health(node)
     signing = SigningRoutes(node.engine, node.verification, settings.signing)
+    cms = CmsService(node.engine, node.verification, node.database, settings.signing)
+    messages = CmsRoutes(cms, settings.signing)
+    svs = SvsRoutes(node.engine, node.verification, cms, node.database, node.follower, settings.svs, node.clock)
 
     public = web.Application(
         middlewares=[make_middleware("public", metrics, drain, log_requests=log_requests)],
@@ -86,6 +92,7 @@ def build_applications(
             *StatusRoutes(node.responder, node.source, node.clock).public(),
             *CrlRoutes(node.crl).public(),
             *signing.public(),
+            *messages.public(),
             *_health_routes(health),
         ]
     )
@@ -97,6 +104,8 @@ def build_applications(
     private.add_routes(
         [
             *signing.private(),
+            *messages.private(),
+            *svs.private(),
             *IssuanceRoutes(node.issuer).private(),
             _metrics(node, slot, run_directory),
             *_health_routes(health),

@@ -19,13 +19,13 @@ _SM4_FORMS = (der.oid(oids.SM4_ECB), der.oid(oids.SM4))
 
 def build_request(key: sm2.PrivateKey, subject: bytes) -> bytes:
     """A PKCS#10 CertificationRequest (RFC 2986 §4.2) for `subject`, a DER Name, without attributes; DER."""
-    info = der.sequence(
-        der.integer(0),
-        subject,
-        subject_public_key_info(key.public_key.to_bytes()),
-        der.tlv(der.context(0)),
-    )
+    info = request_info(key.public_key.to_bytes(), subject)
     return join_signed(info, sm2.signature_to_der(key.sign(info)))
+
+
+def request_info(public_key: bytes, subject: bytes) -> bytes:
+    """CertificationRequestInfo without attributes: what a PKCS#10 request signs; DER."""
+    return der.sequence(der.integer(0), subject, subject_public_key_info(public_key), der.tlv(der.context(0)))
 
 
 def open_enveloped_key(envelope: bytes, key: sm2.PrivateKey) -> sm2.PrivateKey:

@@ -19,6 +19,7 @@ from crl.settings import CrlSettings
 from signer.engine.settings import EngineSettings, KeyStoreSettings
 from signer.issuance.settings import IssuanceSettings
 from signer.signing.settings import SigningSettings
+from signer.signing.svs_settings import SvsSettings
 from status.settings import OcspSettings
 
 DEFAULT_FILE = "qianyan.toml"
@@ -108,6 +109,7 @@ class ServiceSettings(Settings):
     server: ServerSettings = ServerSettings()
     engine: EngineSettings = EngineSettings()
     signing: SigningSettings = SigningSettings()
+    svs: SvsSettings = SvsSettings()
     issuance: IssuanceSettings
     ocsp: OcspSettings = OcspSettings()
     crl: CrlSettings = CrlSettings()

@@ -42,6 +42,10 @@ class Signed:
         """Whether the algorithm is SM2 with SM3, parameters NULL or absent."""
         return self.algorithm in _SM3_WITH_SM2_FORMS
 
+    def encode(self) -> bytes:
+        """The structure again."""
+        return der.sequence(self.tbs, self.algorithm, der.bit_string(self.signature))
+
 
 def split_signed(encoded: bytes) -> Signed:
     """Takes a signed structure apart. Raises Malformed. What follows the signature inside is left to the caller."""

@@ -9,6 +9,7 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from core.asn1.x509 import public_key_of_certificate
 from core.errors import Conflict, NotFound, Refused
 from core.model import KeyPurpose, KeyState
 from core.store import feed
@@ -85,5 +86,36 @@ async def change_state(connection: AsyncConnection, key_id: str, state: KeyState
     if state not in _TRANSITIONS[key.state]:
         raise Refused(f"key {key_id!r} is {key.state.value} and cannot become {state.value}", code="key_state")
     await connection.execute(update(keys).where(keys.c.id == key_id).values(state=state.value, changed_at_ms=at_ms))
+    await feed.append(connection, [feed.FeedChange("key", subject_id=key_id)], at_ms=at_ms)
+    return await get(connection, key_id)
+
+
+async def set_service(
+    connection: AsyncConnection,
+    key_id: str,
+    index: int | None,
+    code_digest: bytes | None,
+    certificate: bytes | None,
+    *,
+    at_ms: int,
+) -> KeyRecord:
+    """Says how GB/T 38629 clients name a key: its index, the digest of its authorisation code, its certificate (DER).
+
+    None takes the index, the code or the certificate away; a code needs an index. Raises NotFound (code "key_unknown"),
+    Conflict (code "service_index") where another key has the index, Refused (code "service_index", "service_code", or
+    "key_certificate": the certificate is for another key), Malformed where the certificate is none.
+    """
+    key = await get(connection, key_id)
+    if index is not None and not 0 <= index < 1 << 31:
+        raise Refused("a key index is a number from 0 to 2147483647", code="service_index", field="index")
+    if code_digest is not None and (index is None or len(code_digest) != 32):
+        raise Refused("an authorisation code needs an index and a digest of 32 bytes", code="service_code")
+    if certificate is not None and public_key_of_certificate(certificate) != key.public_key:
+        raise Refused(f"the certificate is not for key {key_id!r}", code="key_certificate", field="certificate")
+    values = {"service_index": index, "service_code": code_digest, "certificate": certificate, "changed_at_ms": at_ms}
+    try:
+        await connection.execute(update(keys).where(keys.c.id == key_id).values(values))
+    except IntegrityError as error:
+        raise Conflict(f"another key has index {index}", code="service_index", field="index") from error
     await feed.append(connection, [feed.FeedChange("key", subject_id=key_id)], at_ms=at_ms)
     return await get(connection, key_id)

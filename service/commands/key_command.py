@@ -9,6 +9,7 @@ from core.clock import rfc3339, system_clock
 from core.model import KeyPurpose, KeyState
 from core.store import audit, counters, keys
 from core.store.keys import KeyRecord
+from service.commands import key_service_command
 from service.commands.shared import (
     actor,
     config_option,
@@ -31,6 +32,10 @@ _ACTIONS = {
 @click.group()
 def key() -> None:
     """Signing keys: what they are for and whether they may sign."""
+
+
+key.add_command(key_service_command.request)
+key.add_command(key_service_command.give_service)
 
 
 def _as_json(record: KeyRecord) -> dict[str, object]:

@@ -93,6 +93,15 @@ def time_ms(value: dict[str, Any], name: str, where: str) -> int | None:
     return from_datetime(at)
 
 
+def flag(value: dict[str, Any], name: str, where: str, *, default: bool) -> bool:
+    """An optional truth value."""
+    found = value.get(name, default)
+    if not isinstance(found, bool):
+        field = path(where, name)
+        raise Malformed(f"{field} must be true or false", code="body", field=field)
+    return found
+
+
 def one_of(value: dict[str, Any], names: tuple[str, str], where: str) -> str:
     """Which of the two members is there: exactly one must be."""
     first, second = (name for name in names)

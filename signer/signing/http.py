@@ -86,7 +86,7 @@ class SigningRoutes:
             except QianyanError as error:
                 results.append({"valid": False, "reason": "malformed", "detail": error.detail})
         verdicts = iter(await self._verification.verify(parsed))
-        return json_response({"results": [_rendered(next(verdicts)) if r is None else r for r in results]})
+        return json_response({"results": [rendered(next(verdicts)) if r is None else r for r in results]})
 
     def _items(self, body: dict[str, Any], limit: int) -> list[Any]:
         items = body.get("items")
@@ -145,7 +145,8 @@ class SigningRoutes:
         )
 
 
-def _rendered(verdict: Verdict) -> dict[str, Any]:
+def rendered(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as the API writes it."""
     out: dict[str, Any] = {"valid": verdict.valid, "reason": verdict.reason}
     if verdict.detail is not None:
         out["detail"] = verdict.detail

@@ -47,17 +47,25 @@ _AHEAD_MAX_MS: Final = 300_000
 _NOT_FOR_DATA: Final = frozenset({ExtendedKeyUsageOID.OCSP_SIGNING, ExtendedKeyUsageOID.TIME_STAMPING})
 
 
+#: How far a certificate is looked into: its time alone; its path too; its status too, which is the whole of it.
+Depth = Literal["time", "chain", "status"]
+
+
 @dataclass(frozen=True, slots=True)
 class VerifyItem:
-    """One signature to verify: by a certificate (DER) or a bare public key, over data or a digest."""
+    """One signature to verify: by a certificate (DER) or a bare public key, over data or a digest.
 
-    signature: bytes
+    `signature` None: the certificate alone is judged, whatever its key is for. What `depth` leaves out is not judged.
+    """
+
+    signature: bytes | None
     certificate: bytes | None = None
     public_key: bytes | None = None
     data: bytes | None = None
     digest: bytes | None = None
     user_id: bytes = sm2.DEFAULT_ID
     at_ms: int | None = None
+    depth: Depth = "status"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +97,11 @@ class _Case:
     reason: Reason | None = None
     detail: str | None = None
     status: CertificateStatus | None = None
+
+    @property
+    def needs_status(self) -> bool:
+        """Whether nothing stands against it but, perhaps, a status."""
+        return self.reason is None and self.issuer is not None and self.item.depth == "status"
 
 
 @dataclass(slots=True)
@@ -146,17 +159,18 @@ class VerificationService:
 
     async def _verify(self, items: Sequence[VerifyItem]) -> list[Verdict]:
         now_ms = self._clock()
-        hierarchy = await self._current_hierarchy() if any(item.certificate for item in items) else Hierarchy(())
+        hierarchy = await self.hierarchy() if any(item.certificate for item in items) else Hierarchy(())
         size = sum(len(item.data or b"") + len(item.certificate or b"") for item in items)
         settings = self._settings
         if len(items) <= settings.verify_inline_max and size <= settings.verify_inline_max_bytes:
             cases = _examine(items, hierarchy, now_ms, settings.max_certificate_bytes)
         else:
             cases = await asyncio.to_thread(_examine, items, hierarchy, now_ms, settings.max_certificate_bytes)
-        await self._check_statuses([case for case in cases if case.reason is None and case.issuer is not None])
+        await self._check_statuses([case for case in cases if case.needs_status])
         return [_verdict(case, now_ms) for case in cases]
 
-    async def _current_hierarchy(self) -> Hierarchy:
+    async def hierarchy(self) -> Hierarchy:
+        """Our authorities as the store has them now. Raises Unavailable."""
         async with self._database.read() as connection:
             rows = await authorities.list_all(connection)
         if rows != self._hierarchy_of:
@@ -218,7 +232,7 @@ def _examine(items: Sequence[VerifyItem], hierarchy: Hierarchy, now_ms: int, max
     checks.run()
     for case in cases:
         if case.reason is None and case.parsed is not None:
-            case.reason = _against(case.parsed, case.issuer, case.at_ms)
+            case.reason = _against(case, case.parsed)
     return cases
 
 
@@ -232,13 +246,14 @@ def _prepare(case: _Case, hierarchy: Hierarchy, now_ms: int, max_certificate: in
             raise Malformed(f"the certificate has more than {max_certificate} bytes", code="certificate")
         case.parsed = parse(item.certificate)
     key = _bare_key(item.public_key) if case.parsed is None else case.parsed.public_key
-    signature = _raw_signature(item.signature)
-    digest = item.digest
-    if digest is None:
-        assert item.data is not None  # an item has one of the two
-        digest = key.digest(item.data, user_id=item.user_id)
-    checks.add(case, "signature", key, digest, signature)
-    if case.parsed is not None:
+    if item.signature is not None:
+        signature = _raw_signature(item.signature)
+        digest = item.digest
+        if digest is None:
+            assert item.data is not None  # an item has one of the two
+            digest = key.digest(item.data, user_id=item.user_id)
+        checks.add(case, "signature", key, digest, signature)
+    if case.parsed is not None and item.depth != "time":
         case.issuer = hierarchy.issuer_of(case.parsed)
         signed = case.parsed.signed
         if case.issuer is not None and signed.is_sm2:
@@ -268,14 +283,19 @@ def _from_der(signature: bytes) -> bytes:
         raise Malformed("a signature is neither DER nor 64 bytes", code="signature_encoding") from error
 
 
-def _against(parsed: Parsed, issuer: Issuer | None, at_ms: int) -> Reason | None:
+def _against(case: _Case, parsed: Parsed) -> Reason | None:
     """What stands against a certificate whose signatures are right."""
-    if issuer is None or not parsed.understood or not all(link.parsed.valid_at(at_ms) for link in issuer.path()):
+    issuer, at_ms = case.issuer, case.at_ms
+    if case.item.depth != "time" and (
+        issuer is None or not parsed.understood or not all(link.parsed.valid_at(at_ms) for link in issuer.path())
+    ):
         return "chain"
     if at_ms < parsed.not_before_ms:
         return "not_yet_valid"
     if at_ms > parsed.not_after_ms:
         return "expired"
+    if case.item.signature is None:
+        return None
     usage = parsed.key_usage
     if usage is None or not (usage.digital_signature or usage.content_commitment):
         return "key_usage"

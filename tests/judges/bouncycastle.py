@@ -443,3 +443,39 @@ class BouncyCastle:
             ("nonce", nonce),
             ("by_key", by_key),
         ).octets("response")
+
+    # ---- GM/T 0010 messages
+
+    def verify_cms(self, message: bytes, *, content: bytes | None = None, certificates: Iterable[bytes] = ()) -> Answer:
+        """SignedData whose every signature verifies, as read by BouncyCastle's own structures.
+
+        The answer has content_type, content (where attached), certificate, crl, digest and signature (OIDs).
+        """
+        others = [("certificate", der) for der in certificates]
+        return self.ask("cms-verify", ("message", message), ("content", content), *others)
+
+    def make_cms(
+        self,
+        content: bytes,
+        signers: Iterable[tuple[bytes, bytes]],
+        *,
+        detached: bool = False,
+        attributes: bool = False,
+        null_parameters: bool = False,
+        signature: str | None = None,
+    ) -> bytes:
+        """SignedData by (private key, certificate) each; `signature` names the signature algorithm otherwise."""
+        named = [field for private, der in signers for field in (("private", private), ("certificate", der))]
+        options = {"detached": detached, "attributes": attributes, "null_parameters": null_parameters}
+        answer = self.ask("cms-make", ("content", content), ("signature", signature), *options.items(), *named)
+        return answer.octets("message")
+
+    def open_cms(self, message: bytes, certificate: bytes, private: bytes) -> bytes:
+        """The content of EnvelopedData, for one of its recipients."""
+        arguments = (("message", message), ("certificate", certificate), ("private", private))
+        return self.ask("cms-open", *arguments).octets("content")
+
+    def make_envelope(self, content: bytes, certificates: Iterable[bytes], *, cipher: str | None = None) -> bytes:
+        """EnvelopedData for the certificates' keys; `cipher` names SM4-CBC otherwise."""
+        recipients = [("certificate", der) for der in certificates]
+        return self.ask("cms-envelope", ("content", content), ("cipher", cipher), *recipients).octets("message")

@@ -259,6 +259,10 @@ public final class Judge {
         c.put("certificate-make", Judge::certificateMake);
         c.put("crl-make", Judge::crlMake);
         c.put("ocsp-make", Judge::ocspMake);
+        c.put("cms-verify", Judge::cmsVerify);
+        c.put("cms-make", Judge::cmsMake);
+        c.put("cms-open", Judge::cmsOpen);
+        c.put("cms-envelope", Judge::cmsEnvelope);
         return c;
     }
 
@@ -814,5 +818,172 @@ public final class Judge {
         X509CertificateHolder[] chain = direct ? new X509CertificateHolder[0] : new X509CertificateHolder[] {responder};
         BasicOCSPResp basic = builder.build(signer(in.one("private")), chain, in.date("produced_at"));
         out.bytes("response", new OCSPRespBuilder().build(OCSPRespBuilder.SUCCESSFUL, basic).getEncoded());
+    }
+
+    // ---- GM/T 0010: PKCS #7's structures under GM's identifiers ------------------------------------
+
+    private static final String GM_CMS = "1.2.156.10197.6.1.4.2.";
+    private static final ASN1ObjectIdentifier GM_DATA = new ASN1ObjectIdentifier(GM_CMS + "1");
+    private static final ASN1ObjectIdentifier SM3 = new ASN1ObjectIdentifier("1.2.156.10197.1.401");
+    private static final ASN1ObjectIdentifier SM4_CBC = new ASN1ObjectIdentifier("1.2.156.10197.1.104.2");
+
+    private static AlgorithmIdentifier algorithm(String oid, boolean nullParameters) {
+        ASN1ObjectIdentifier id = new ASN1ObjectIdentifier(oid);
+        return nullParameters ? new AlgorithmIdentifier(id, DERNull.INSTANCE) : new AlgorithmIdentifier(id);
+    }
+
+    private static boolean sm2Verifies(X509CertificateHolder holder, byte[] message, byte[] signature) throws Exception {
+        SM2Signer signer = new SM2Signer();
+        signer.init(false, new ParametersWithID(new ECPublicKeyParameters(point(keyBits(holder)), DOMAIN), DEFAULT_ID));
+        signer.update(message, 0, message.length);
+        return signer.verifySignature(signature);
+    }
+
+    /** message; content where it is detached; certificate... beside those inside. Every signer must verify. */
+    private static void cmsVerify(Request in, Answer out) throws Exception {
+        org.bouncycastle.asn1.pkcs.ContentInfo outer = org.bouncycastle.asn1.pkcs.ContentInfo.getInstance(strict(in.one("message")));
+        if (!outer.getContentType().getId().equals(GM_CMS + "2")) throw new Refused("not signedData");
+        org.bouncycastle.asn1.pkcs.SignedData signed = org.bouncycastle.asn1.pkcs.SignedData.getInstance(outer.getContent());
+        if (signed.getVersion().intValueExact() != 1) throw new Refused("version " + signed.getVersion());
+        org.bouncycastle.asn1.pkcs.ContentInfo inner = signed.getContentInfo();
+        out.text("content_type", inner.getContentType().getId());
+        byte[] content = inner.getContent() == null ? in.one("content") : ASN1OctetString.getInstance(inner.getContent()).getOctets();
+        if (inner.getContent() != null) out.bytes("content", content);
+        List<X509CertificateHolder> known = new ArrayList<>();
+        for (byte[] der : in.all("certificate")) known.add(certificateOf(der));
+        if (signed.getCertificates() != null)
+            for (ASN1Encodable certificate : signed.getCertificates()) {
+                byte[] der = certificate.toASN1Primitive().getEncoded(ASN1Encoding.DER);
+                out.bytes("certificate", der);
+                known.add(certificateOf(der));
+            }
+        if (signed.getCRLs() != null)
+            for (ASN1Encodable crl : signed.getCRLs()) out.bytes("crl", crl.toASN1Primitive().getEncoded(ASN1Encoding.DER));
+        if (signed.getSignerInfos().size() == 0) throw new Refused("nobody signed");
+        for (ASN1Encodable each : signed.getSignerInfos()) cmsSigner(org.bouncycastle.asn1.pkcs.SignerInfo.getInstance(each), content, known, out);
+    }
+
+    private static void cmsSigner(org.bouncycastle.asn1.pkcs.SignerInfo info, byte[] content,
+            List<X509CertificateHolder> known, Answer out) throws Exception {
+        byte[] message = content;
+        if (info.getAuthenticatedAttributes() != null) {
+            org.bouncycastle.asn1.cms.AttributeTable table = new org.bouncycastle.asn1.cms.AttributeTable(info.getAuthenticatedAttributes());
+            byte[] digest = ASN1OctetString.getInstance(
+                table.get(org.bouncycastle.asn1.cms.CMSAttributes.messageDigest).getAttributeValues()[0]).getOctets();
+            if (!Arrays.equals(digest, digest("sm3", content))) throw new Refused("message digest differs");
+            message = info.getAuthenticatedAttributes().getEncoded(ASN1Encoding.DER);
+        }
+        out.text("digest", info.getDigestAlgorithm().getAlgorithm().getId());
+        out.text("signature", info.getDigestEncryptionAlgorithm().getAlgorithm().getId());
+        for (X509CertificateHolder holder : known) {
+            if (!holder.getIssuer().equals(info.getIssuerAndSerialNumber().getName())) continue;
+            if (!holder.getSerialNumber().equals(info.getIssuerAndSerialNumber().getCertificateSerialNumber().getValue())) continue;
+            if (sm2Verifies(holder, message, info.getEncryptedDigest().getOctets())) return;
+            throw new Refused("signature does not verify");
+        }
+        throw new Refused("no certificate for the signer");
+    }
+
+    /** content, and for each signer private and certificate; detached, attributes, null_parameters; signature: its OID. */
+    private static void cmsMake(Request in, Answer out) throws Exception {
+        byte[] content = in.one("content");
+        boolean nulls = in.flag("null_parameters");
+        AlgorithmIdentifier sm3 = algorithm(SM3.getId(), nulls);
+        ASN1EncodableVector infos = new ASN1EncodableVector();
+        ASN1EncodableVector certificates = new ASN1EncodableVector();
+        for (int i = 0; i < in.all("private").size(); i++) {
+            X509CertificateHolder holder = certificateOf(in.all("certificate").get(i));
+            certificates.add(holder.toASN1Structure());
+            org.bouncycastle.asn1.DERSet attributes = in.flag("attributes") ? cmsAttributes(content) : null;
+            byte[] message = attributes == null ? content : attributes.getEncoded(ASN1Encoding.DER);
+            SM2Signer signer = new SM2Signer();
+            CipherParameters key = new ECPrivateKeyParameters(scalar(in.all("private").get(i)), DOMAIN);
+            signer.init(true, new ParametersWithID(new ParametersWithRandom(key, RANDOM), DEFAULT_ID));
+            signer.update(message, 0, message.length);
+            infos.add(new org.bouncycastle.asn1.pkcs.SignerInfo(new ASN1Integer(1), issuerAndSerial(holder), sm3, attributes,
+                algorithm(in.text("signature", "1.2.156.10197.1.301.1"), nulls), new DEROctetString(signer.generateSignature()), null));
+        }
+        org.bouncycastle.asn1.pkcs.ContentInfo inner =
+            new org.bouncycastle.asn1.pkcs.ContentInfo(GM_DATA, in.flag("detached") ? null : new DEROctetString(content));
+        org.bouncycastle.asn1.pkcs.SignedData signed = new org.bouncycastle.asn1.pkcs.SignedData(new ASN1Integer(1),
+            new org.bouncycastle.asn1.DERSet(sm3), inner, new org.bouncycastle.asn1.DERSet(certificates), null,
+            new org.bouncycastle.asn1.DERSet(infos));
+        out.bytes("message", new org.bouncycastle.asn1.pkcs.ContentInfo(
+            new ASN1ObjectIdentifier(GM_CMS + "2"), signed).getEncoded(ASN1Encoding.DER));
+    }
+
+    private static org.bouncycastle.asn1.pkcs.IssuerAndSerialNumber issuerAndSerial(X509CertificateHolder holder) {
+        return new org.bouncycastle.asn1.pkcs.IssuerAndSerialNumber(holder.getIssuer(), holder.getSerialNumber());
+    }
+
+    private static org.bouncycastle.asn1.DERSet cmsAttributes(byte[] content) throws Exception {
+        ASN1EncodableVector v = new ASN1EncodableVector();
+        v.add(cmsAttribute(org.bouncycastle.asn1.cms.CMSAttributes.contentType, GM_DATA));
+        v.add(cmsAttribute(org.bouncycastle.asn1.cms.CMSAttributes.signingTime, new org.bouncycastle.asn1.cms.Time(new Date())));
+        v.add(cmsAttribute(org.bouncycastle.asn1.cms.CMSAttributes.messageDigest, new DEROctetString(digest("sm3", content))));
+        return new org.bouncycastle.asn1.DERSet(v);
+    }
+
+    private static org.bouncycastle.asn1.cms.Attribute cmsAttribute(ASN1ObjectIdentifier type, ASN1Encodable value) {
+        return new org.bouncycastle.asn1.cms.Attribute(type, new org.bouncycastle.asn1.DERSet(value));
+    }
+
+    private static byte[] sm4Cbc(boolean encrypt, byte[] key, byte[] iv, byte[] data) throws Exception {
+        javax.crypto.Cipher cipher = javax.crypto.Cipher.getInstance("SM4/CBC/PKCS7Padding", "BC");
+        cipher.init(encrypt ? javax.crypto.Cipher.ENCRYPT_MODE : javax.crypto.Cipher.DECRYPT_MODE,
+            new javax.crypto.spec.SecretKeySpec(key, "SM4"), new javax.crypto.spec.IvParameterSpec(iv));
+        return cipher.doFinal(data);
+    }
+
+    /** message, certificate and private of one recipient: the content. */
+    private static void cmsOpen(Request in, Answer out) throws Exception {
+        org.bouncycastle.asn1.cms.ContentInfo outer = org.bouncycastle.asn1.cms.ContentInfo.getInstance(strict(in.one("message")));
+        if (!outer.getContentType().getId().equals(GM_CMS + "3")) throw new Refused("not envelopedData");
+        org.bouncycastle.asn1.cms.EnvelopedData enveloped = org.bouncycastle.asn1.cms.EnvelopedData.getInstance(outer.getContent());
+        if (enveloped.getVersion().intValueExact() != 1) throw new Refused("version " + enveloped.getVersion());
+        X509CertificateHolder holder = in.certificate("certificate");
+        for (ASN1Encodable each : enveloped.getRecipientInfos()) {
+            org.bouncycastle.asn1.cms.KeyTransRecipientInfo info = org.bouncycastle.asn1.cms.KeyTransRecipientInfo.getInstance(
+                org.bouncycastle.asn1.cms.RecipientInfo.getInstance(each).getInfo());
+            org.bouncycastle.asn1.cms.IssuerAndSerialNumber id =
+                org.bouncycastle.asn1.cms.IssuerAndSerialNumber.getInstance(info.getRecipientIdentifier().getId());
+            if (!id.getName().equals(holder.getIssuer()) || !id.getSerialNumber().getValue().equals(holder.getSerialNumber())) continue;
+            byte[] key = decrypt(scalar(in.one("private")), rawCipher(ASN1Sequence.getInstance(strict(info.getEncryptedKey().getOctets()))));
+            org.bouncycastle.asn1.cms.EncryptedContentInfo sealed = enveloped.getEncryptedContentInfo();
+            AlgorithmIdentifier cipher = sealed.getContentEncryptionAlgorithm();
+            if (!cipher.getAlgorithm().equals(SM4_CBC)) throw new Refused("content under " + cipher.getAlgorithm());
+            byte[] iv = ASN1OctetString.getInstance(cipher.getParameters()).getOctets();
+            out.bytes("content", sm4Cbc(false, key, iv, sealed.getEncryptedContent().getOctets()));
+            out.text("key_encryption", info.getKeyEncryptionAlgorithm().getAlgorithm().getId());
+            return;
+        }
+        throw new Refused("not for this recipient");
+    }
+
+    /** content, certificate...; cipher: the OID that names SM4-CBC. */
+    private static void cmsEnvelope(Request in, Answer out) throws Exception {
+        byte[] key = new byte[16];
+        byte[] iv = new byte[16];
+        RANDOM.nextBytes(key);
+        RANDOM.nextBytes(iv);
+        ASN1EncodableVector infos = new ASN1EncodableVector();
+        for (byte[] der : in.all("certificate")) {
+            X509CertificateHolder holder = certificateOf(der);
+            Request asked = new Request(new String[] {"", "encoding=ZGVy",
+                "public=" + Base64.getEncoder().encodeToString(keyBits(holder)),
+                "plaintext=" + Base64.getEncoder().encodeToString(key)});
+            Answer sealed = new Answer();
+            sm2Encrypt(asked, sealed);
+            byte[] cipher = Base64.getDecoder().decode(sealed.line.toString().split("\t")[1].substring("ciphertext=".length()));
+            infos.add(new DERSequence(new ASN1Encodable[] {new ASN1Integer(1), issuerAndSerial(holder),
+                algorithm("1.2.156.10197.1.301.3", true), new DEROctetString(cipher)}));
+        }
+        AlgorithmIdentifier cipher = new AlgorithmIdentifier(
+            new ASN1ObjectIdentifier(in.text("cipher", SM4_CBC.getId())), new DEROctetString(iv));
+        org.bouncycastle.asn1.cms.EncryptedContentInfo sealed = new org.bouncycastle.asn1.cms.EncryptedContentInfo(
+            GM_DATA, cipher, new DEROctetString(sm4Cbc(true, key, iv, in.one("content"))));
+        DERSequence enveloped = new DERSequence(new ASN1Encodable[] {new ASN1Integer(1), new org.bouncycastle.asn1.DERSet(infos), sealed});
+        out.bytes("message", new org.bouncycastle.asn1.cms.ContentInfo(
+            new ASN1ObjectIdentifier(GM_CMS + "3"), enveloped).getEncoded(ASN1Encoding.DER));
     }
 }

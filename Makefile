@@ -30,9 +30,12 @@ test: $(VENV)/.built-dev ## everything that judges the project: style, types, co
 lint: $(VENV)/.built-dev ## the part of `make test` that reads the sources only
 	$(BIN)/python -m pytest -q tests/test_sources.py
 
-bench: $(VENV)/.built-dev ## native core beside tongsuopy and gmssl, on one core: the best backend, then the portable one
+bench: $(VENV)/.built-dev ## native core beside tongsuopy and gmssl (best backend, portable backend), /v1/sign beside aiohttp alone, devices
+	@tools/apt-need.sh "the load generator" wrk
 	taskset -c 0 $(BIN)/python tests/bench/native_bench.py
 	QIANYAN_NATIVE_BACKEND=portable taskset -c 0 $(BIN)/python tests/bench/native_bench.py
+	$(BIN)/python tests/bench/http_bench.py
+	$(BIN)/python tests/bench/hsm_bench.py
 
 lock: $(VENV)/.built-dev ## resolve requirements/*.lock anew
 	$(PIP) install uv

@@ -15,6 +15,7 @@ PACKAGES = [
     "signer",
     "signer._native",
     "signer.engine",
+    "signer.engine.sdf",
     "signer.signing",
     "signer.issuance",
     "status",

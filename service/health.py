@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from core.clock import from_datetime
 from core.errors import QianyanError, Unavailable
 from core.store import authorities, counters
 from service.node import Node
+from signer.engine.sdf.device import DeviceState
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,8 @@ class Health:
             ("ocsp_signer", self._ocsp_signer),
             ("crl", self._crl),
         ]
+        if self._node.hsm is not None:
+            checks.append(("hsm", self._hsm))
         results = []
         for name, run in checks:
             try:
@@ -102,6 +106,14 @@ class Health:
         if shortest is None:
             raise Unavailable("no authority has an OCSP signer", code="ocsp_signer_missing")
         return f"valid for {shortest // 86400} days more"
+
+    async def _hsm(self) -> str:
+        assert self._node.hsm is not None
+        devices = await asyncio.to_thread(self._node.hsm.status)
+        serving = [device.name for device in devices if device.state == DeviceState.IN.value]
+        if not serving:
+            raise Unavailable("no hardware module serves: see the log, and docs/hsm.md", code="hsm_unavailable")
+        return f"{len(serving)} of {len(devices)} serve"
 
     async def _crl(self) -> str:
         left = []

@@ -6,9 +6,11 @@ The only place that knows all of them. Owns no logic of its own.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
@@ -22,6 +24,8 @@ from crl.service import CrlService
 from service.settings import Loaded, passphrase_from_environment, read_secret_file
 from signer.engine.engine import SigningEngine
 from signer.engine.keystore import KeyStore
+from signer.engine.sdf.backend import SdfBackend
+from signer.engine.sdf.pool import SdfPool
 from signer.engine.verify import verify_signature
 from signer.issuance.issuer import Issuer
 from signer.issuance.metrics import IssuanceMetrics
@@ -30,6 +34,9 @@ from signer.signing.verification import VerificationService
 from status.metrics import StatusMetrics
 from status.responder import Responder
 from status.source import StoreStatusSource
+
+#: How often Python looks whether another thread wants to run, while hardware modules are in use.
+_SWITCH_INTERVAL_S: Final = 0.0005
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,7 @@ class Node:
     responder: Responder
     verification: VerificationService
     crl: CrlService
+    hsm: SdfPool | None
 
 
 def find_passphrase(loaded: Loaded) -> bytearray | None:
@@ -74,6 +82,19 @@ def open_keystore(loaded: Loaded, passphrase: bytearray) -> KeyStore:
     return KeyStore(loaded.path(loaded.settings.keys.directory), passphrase, loaded.settings.keys)
 
 
+async def _open_devices(loaded: Loaded, registry: CollectorRegistry, stack: AsyncExitStack) -> SdfPool | None:
+    """The pool of hardware modules, where the settings name any; closed with `stack`, after the engine."""
+    hsm = loaded.settings.hsm
+    if not hsm.devices:
+        return None
+    # A device's answer comes in a thread, which would wait up to 5 ms for a busy event loop to give way.
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    pool = SdfPool(hsm, loaded.path, registry)
+    stack.push_async_callback(asyncio.to_thread, pool.close)
+    await asyncio.to_thread(pool.start)
+    return pool
+
+
 @asynccontextmanager
 async def open_node(loaded: Loaded, passphrase: bytearray, *, clock: Clock = system_clock) -> AsyncIterator[Node]:
     """Store → follower → keys → engine → the services; closed in reverse, the engine drained first."""
@@ -86,7 +107,9 @@ async def open_node(loaded: Loaded, passphrase: bytearray, *, clock: Clock = sys
         stack.callback(follower.close)
         keystore = open_keystore(loaded, passphrase)
         stack.callback(keystore.close)
-        engine = SigningEngine(database, follower, keystore, settings.engine, clock, registry=registry)
+        hsm = await _open_devices(loaded, registry, stack)
+        devices = None if hsm is None else SdfBackend(hsm)
+        engine = SigningEngine(database, follower, keystore, settings.engine, clock, devices=devices, registry=registry)
         await engine.start()
         stack.push_async_callback(engine.close)
 
@@ -128,6 +151,7 @@ async def open_node(loaded: Loaded, passphrase: bytearray, *, clock: Clock = sys
                 public_url=settings.issuance.public_url,
                 registry=registry,
             ),
+            hsm=hsm,
         )
 
 

@@ -22,6 +22,7 @@ _STATUS: Final = {
     "too_large": 413,
     "busy": 503,
     "unavailable": 503,
+    "settings": 503,  # a device refuses every use of a key: right again when its settings are
 }
 _MEDIA_TYPE: Final = "application/problem+json"
 

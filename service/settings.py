@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from core.errors import SettingsError
 from core.settings import Settings, load_toml
 from crl.settings import CrlSettings
+from signer.engine.sdf.settings import SdfSettings
 from signer.engine.settings import EngineSettings, KeyStoreSettings
 from signer.issuance.settings import IssuanceSettings
 from signer.signing.settings import SigningSettings
@@ -107,6 +108,7 @@ class ServiceSettings(Settings):
     public: PublicSettings = PublicSettings()
     private: PrivateSettings = PrivateSettings()
     server: ServerSettings = ServerSettings()
+    hsm: SdfSettings = SdfSettings()
     engine: EngineSettings = EngineSettings()
     signing: SigningSettings = SigningSettings()
     svs: SvsSettings = SvsSettings()

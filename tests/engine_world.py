@@ -16,6 +16,7 @@ from core.model import KeyPurpose
 from core.store.database import Database, create_database, open_database
 from core.store.follow import FeedFollower
 from core.store.schema import audit
+from signer.engine.backend import DeviceBackend
 from signer.engine.engine import SigningEngine
 from signer.engine.keystore import KeyStore
 from signer.engine.settings import EngineSettings, KeyStoreSettings
@@ -55,13 +56,14 @@ async def open_world(
     settings: EngineSettings | None = None,
     clock: Clock = system_clock,
     keys: tuple[str, ...] = (),
+    devices: DeviceBackend | None = None,
 ) -> AsyncIterator[World]:
     """Opens the world in `directory`, makes it first where it is new, and closes it again."""
     new = not (directory / "store.sqlite3").exists()
     database = await (create_database if new else open_database)(store_url(directory))
     follower = await FeedFollower.start(database)
     keystore = key_store(directory)
-    engine = SigningEngine(database, follower, keystore, settings or EngineSettings(), clock)
+    engine = SigningEngine(database, follower, keystore, settings or EngineSettings(), clock, devices=devices)
     try:
         await engine.start()
         for key_id in keys:

@@ -48,6 +48,8 @@ def test_carries_every_package_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names if not name.split("/")[0].endswith(".dist-info")}
     assert tops == {"core", "signer", "status", "crl", "service", "loadtest"}
+    modules = {str(path.relative_to(ROOT)) for top in tops for path in (ROOT / top).rglob("*.py")}
+    assert modules - set(names) == set(), "setup.py does not list the package of these"
     assert any(name.startswith("signer/_native/sm2") and name.endswith(".so") for name in names)
     assert "signer/issuance/profiles.toml" in names
     assert "core/store/migrations/env.py" in names

@@ -44,6 +44,8 @@ def _as_json(record: KeyRecord) -> dict[str, object]:
         "purpose": record.purpose.value,
         "state": record.state.value,
         "owner": record.owner,
+        "backend": record.backend,
+        "device_index": record.device_index,
         "public_key": record.public_key.hex(),
         "created_at": rfc3339(record.created_at_ms),
         "changed_at": rfc3339(record.changed_at_ms),
@@ -74,14 +76,23 @@ def list_keys(config_file: str | None, as_json: bool) -> None:
 @key.command()
 @click.argument("key_id", metavar="ID")
 @click.option("--owner", default="operator", show_default=True, help="Who answers for the key.")
+@click.option(
+    "--device-index", type=click.IntRange(0), help="The key is in the hardware modules already, at this index."
+)
 @config_option
 @json_option
-def create(key_id: str, owner: str, config_file: str | None, as_json: bool) -> None:
-    """Make a new key ID for data signing; it is kept encrypted in the key store."""
+def create(key_id: str, owner: str, device_index: int | None, config_file: str | None, as_json: bool) -> None:
+    """Make a new key ID for data signing; it is kept encrypted in the key store.
+
+    With --device-index, register a key that the hardware modules ([hsm]) hold: each that has it must prove so.
+    """
 
     async def make() -> KeyRecord:
         async with with_node(config_file) as node:
-            await node.engine.create_key(key_id, KeyPurpose.DATA, owner, actor())
+            if device_index is None:
+                await node.engine.create_key(key_id, KeyPurpose.DATA, owner, actor())
+            else:
+                await node.engine.register_device_key(key_id, KeyPurpose.DATA, owner, device_index, actor())
             async with node.database.read() as connection:
                 return await keys.get(connection, key_id)
 

@@ -37,9 +37,9 @@ def actor() -> str:
 
 
 def load_settings(config_file: str | None) -> Loaded:
-    """The settings, with logging set up after them: to standard error, warnings and worse."""
+    """The settings, with logging set up: errors only, because a command says itself what is wrong, in one line."""
     loaded = load(config_file)
-    configure_logs(level="warning", style="console")
+    configure_logs(level="error", style="console")
     return loaded
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from core.errors import Unavailable
+from core.store.keys import KeyRecord
 from signer._native import sm2
 from signer.engine.keystore import KeyStore
 
@@ -24,7 +25,12 @@ class KeyHandle(Protocol):
 
 
 class KeyBackend(Protocol):
-    """Opens keys and signs with them. Methods may block and are safe to call from any one thread at a time."""
+    """Opens keys and signs with them. Methods may block; `sign` is called from up to `parallel` threads at a time."""
+
+    @property
+    def parallel(self) -> int:
+        """How many batches may be signed at once (more than 1 where a device is waited for)."""
+        ...
 
     @property
     def may_sign_inline(self) -> bool:
@@ -35,15 +41,27 @@ class KeyBackend(Protocol):
         """Generates a key. Raises Conflict (code "key_exists")."""
         ...
 
-    def open(self, key_id: str) -> KeyHandle:
-        """Opens a key. Raises SettingsError saying what is wrong with it."""
+    def open(self, record: KeyRecord) -> KeyHandle:
+        """Opens the key of a record. Raises SettingsError saying what is wrong with it."""
         ...
 
     def sign(self, uses: Sequence[tuple[KeyHandle, int]], digests: bytes) -> bytes:
         """Signs digests (32 bytes each) in order, so many with each handle; 64 bytes r ‖ s each.
 
-        Raises Unavailable where it cannot.
+        Raises Unavailable where it cannot; with `retry_after_s` where trying key by key would end no better.
         """
+        ...
+
+
+class DeviceBackend(KeyBackend, Protocol):
+    """A backend whose keys are made elsewhere and known by an index."""
+
+    def export(self, device_index: int) -> bytes:
+        """The public key at the index, 65 bytes. Raises SettingsError where there is none, Unavailable."""
+        ...
+
+    def prove(self, device_index: int, public_key: bytes) -> None:
+        """Makes and verifies a signature with the key wherever it is. Raises SettingsError, Unavailable."""
         ...
 
 
@@ -61,6 +79,7 @@ class SoftwareBackend:
     """Keys of a `KeyStore`, signed with by the native core."""
 
     may_sign_inline = True
+    parallel = 1
 
     def __init__(self, keystore: KeyStore) -> None:
         self._keystore = keystore
@@ -69,9 +88,9 @@ class SoftwareBackend:
         """See KeyBackend."""
         return _SoftwareKey(self._keystore.create(key_id))
 
-    def open(self, key_id: str) -> KeyHandle:
+    def open(self, record: KeyRecord) -> KeyHandle:
         """See KeyBackend."""
-        return _SoftwareKey(self._keystore.load(key_id))
+        return _SoftwareKey(self._keystore.load(record.id))
 
     def sign(self, uses: Sequence[tuple[KeyHandle, int]], digests: bytes) -> bytes:
         """See KeyBackend. One native call, whatever the number of keys."""

@@ -6,8 +6,9 @@ once, with signatures or a QianyanError.
 
 Theory of operation. `submit` appends an item and asks for one turn by `loop.call_soon`; everything the loop has read in
 the same pass is there by the time the turn comes, so a batch is what arrived together, without a timer. A short batch
-that needs nothing awaited is signed in the turn itself. Otherwise one driver task works until nothing waits, with long
-batches in a thread; what arrives meanwhile gathers into its next batch. An item longer than a batch is done in slices,
+that needs nothing awaited is signed in the turn itself. Otherwise a driver task works until nothing waits, with long
+batches in a thread; what arrives meanwhile gathers into its next batch. There is one driver, or up to `parallel` where
+batches wait for a device rather than for the processor. An item longer than a batch is done in slices,
 going to the back of the queue after each, so that small ones are not held up.
 """
 
@@ -40,7 +41,7 @@ K_contra = TypeVar("K_contra", contravariant=True)
 class Item(Generic[K]):
     """One request: digests to be signed for a ticket, how far it has come, and who waits."""
 
-    __slots__ = ("digests", "done", "future", "since", "taken", "ticket")
+    __slots__ = ("_done", "_out", "digests", "future", "since", "taken", "ticket")
 
     def __init__(self, ticket: K, digests: bytes, future: asyncio.Future[bytes]) -> None:
         self.ticket = ticket
@@ -48,20 +49,37 @@ class Item(Generic[K]):
         self.future = future
         self.since = time.perf_counter()
         self.taken = 0
-        self.done = bytearray()
+        self._done = 0
+        self._out = bytearray()
 
     @property
     def remaining(self) -> int:
         """How many digests no batch has taken yet."""
         return len(self.digests) // DIGEST_BYTES - self.taken
 
+    def put(self, start: int, signatures: bytes) -> None:
+        """Takes a slice's signatures, from digest `start` on; slices may come in any order. The last one answers."""
+        total = len(self.digests) // DIGEST_BYTES * SIGNATURE_BYTES
+        if len(signatures) == total:
+            self.future.set_result(signatures)
+            return
+        self._out = self._out or bytearray(total)
+        self._out[start * SIGNATURE_BYTES : start * SIGNATURE_BYTES + len(signatures)] = signatures
+        self._done += len(signatures)
+        if self._done == total:
+            self.future.set_result(bytes(self._out))
+
 
 @dataclass(slots=True)
 class Part(Generic[K]):
-    """What a batch takes of one item: `count` digests. `settled`: its outcome is given, its room in the queue free."""
+    """What a batch takes of one item: `count` digests from `start` on.
+
+    `settled`: its outcome is given, its room in the queue free.
+    """
 
     item: Item[K]
     digests: bytes
+    start: int
     count: int
     settled: bool = False
 
@@ -98,7 +116,9 @@ class Work(Protocol[K_contra]):
 class Batcher(Generic[K]):
     """See the module. `submit` and `close` are all that callers need."""
 
-    def __init__(self, work: Work[K], settings: EngineSettings, metrics: EngineMetrics, *, inline_max: int) -> None:
+    def __init__(
+        self, work: Work[K], settings: EngineSettings, metrics: EngineMetrics, *, inline_max: int, parallel: int = 1
+    ) -> None:
         self._work = work
         self._inline_max = inline_max
         self._batch_max = settings.batch_max
@@ -108,9 +128,10 @@ class Batcher(Generic[K]):
         self._queue: deque[Item[K]] = deque()
         self._pending = 0
         self._scheduled = False
-        self._driver: asyncio.Task[None] | None = None
+        self._parallel = parallel
+        self._drivers: set[asyncio.Task[None]] = set()
         self._closing = False
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="qianyan-sign")
+        self._executor = ThreadPoolExecutor(max_workers=parallel, thread_name_prefix="qianyan-sign")
 
     @property
     def pending(self) -> int:
@@ -137,7 +158,7 @@ class Batcher(Generic[K]):
         item = Item(ticket, digests, loop.create_future())
         self._queue.append(item)
         self._add_pending(count)
-        if not self._scheduled and self._driver is None:
+        if not self._scheduled and len(self._drivers) < self._parallel:
             self._scheduled = True
             loop.call_soon(self._turn)
         return item.future
@@ -146,11 +167,10 @@ class Batcher(Generic[K]):
         """Refuses what comes from now on and returns when all that was accepted is answered."""
         self._closing = True
         try:
-            while self._queue or self._driver is not None:
-                if self._driver is None:
+            while self._queue or self._drivers:
+                if not self._drivers:
                     self._start_driver([])
-                assert self._driver is not None
-                await asyncio.wait([self._driver])
+                await asyncio.wait(self._drivers)
         finally:
             self._executor.shutdown(wait=False)
 
@@ -159,12 +179,12 @@ class Batcher(Generic[K]):
 
     def _add_pending(self, count: int) -> None:
         self._pending += count
-        self._metrics.pending.set(self._pending)
+        self._metrics.pending.inc(count)
 
     def _turn(self) -> None:
         """Signs what waits here and now, where it is short and nothing must be awaited; else starts the driver."""
         self._scheduled = False
-        if self._driver is not None:
+        if len(self._drivers) >= self._parallel:
             return
         batch = self._take()
         short = sum(part.count for part in batch) <= self._inline_max and not self._queue
@@ -185,7 +205,7 @@ class Batcher(Generic[K]):
             return False
 
     def _start_driver(self, batch: list[Part[K]]) -> None:
-        self._driver = asyncio.get_running_loop().create_task(self._drive(batch), name="sign-batches")
+        self._drivers.add(asyncio.get_running_loop().create_task(self._drive(batch), name="sign-batches"))
 
     async def _drive(self, batch: list[Part[K]]) -> None:
         """Works until nothing waits. Never fails: what goes wrong is the answer to the items of that batch."""
@@ -211,7 +231,9 @@ class Batcher(Generic[K]):
                 batch = self._take()
             raise
         finally:
-            self._driver = None
+            driver = asyncio.current_task()
+            assert driver is not None
+            self._drivers.discard(driver)  # here, not in a callback: whoever comes next must find room
 
     def _take(self) -> list[Part[K]]:
         """The next batch: from the front of the queue, at most `batch_max` digests; the departed are dropped."""
@@ -224,12 +246,12 @@ class Batcher(Generic[K]):
                 self._add_pending(-item.remaining)
                 continue
             count = min(item.remaining, room)
-            start = item.taken * DIGEST_BYTES
+            start = item.taken
             whole = count * DIGEST_BYTES == len(item.digests)
-            digests = item.digests if whole else item.digests[start : start + count * DIGEST_BYTES]
+            digests = item.digests if whole else item.digests[start * DIGEST_BYTES : (start + count) * DIGEST_BYTES]
             item.taken += count
             room -= count
-            batch.append(Part(item, digests, count))
+            batch.append(Part(item, digests, start, count))
             if item.remaining:
                 unfinished.append(item)
         self._queue.extend(unfinished)
@@ -256,8 +278,8 @@ class Batcher(Generic[K]):
         try:
             signatures = self._work.sign(_demand(batch), b"".join(part.digests for part in batch))
         except Exception as error:
-            if len(batch) == 1:
-                return [_named(error)]
+            if len(batch) == 1 or (isinstance(error, Unavailable) and error.retry_after_s is not None):
+                return [_named(error)] * len(batch)
             return [outcome for part in batch for outcome in self._sign([part])]  # let the one at fault fail alone
         self._metrics.native_seconds.observe(time.perf_counter() - started)
         self._metrics.batch_size.observe(len(signatures) // SIGNATURE_BYTES)
@@ -273,14 +295,8 @@ class Batcher(Generic[K]):
             part.settled = True
             self._add_pending(-part.count)
             self._work.signed(item.ticket, part.count)
-            if item.future.done():
-                continue
-            if part.digests is item.digests:
-                item.future.set_result(result)
-                continue
-            item.done += result
-            if len(item.done) * DIGEST_BYTES == len(item.digests) * SIGNATURE_BYTES:
-                item.future.set_result(bytes(item.done))
+            if not item.future.done():
+                item.put(part.start, result)
 
     def _fail(self, batch: list[Part[K]], error: QianyanError) -> None:
         for part in batch:

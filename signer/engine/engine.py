@@ -11,20 +11,20 @@ import asyncio
 import secrets
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from prometheus_client import CollectorRegistry
 
 from core.audit import AuditEvent
 from core.clock import Clock
-from core.errors import Conflict, QianyanError, Refused
+from core.errors import Conflict, QianyanError, Refused, SettingsError, Unavailable
 from core.model import KeyPurpose, KeyState
 from core.store import audit, counters, keys
 from core.store.database import Database
 from core.store.follow import FeedFollower
 from signer._native import sm2
-from signer.engine.backend import KeyBackend, SoftwareBackend
+from signer.engine.backend import DeviceBackend, KeyBackend, SoftwareBackend
 from signer.engine.batch import DIGEST_BYTES, Batcher
 from signer.engine.keyring import Key, Keyring
 from signer.engine.keystore import KeyStore, check_key_id
@@ -65,7 +65,7 @@ class _EngineWork:
     async def prepare(self, demand: Sequence[tuple[_Ticket, int]]) -> None:
         await self._keyring.refresh()
         uses = _usable_uses(demand)
-        if not self._ledger.covers(uses):
+        while not self._ledger.covers(uses):  # again, where a batch beside this one took what was reserved
             await self._ledger.reserve(uses)
             await self._keyring.refresh()  # the commit took milliseconds: keys' states are the last thing looked at
 
@@ -124,17 +124,19 @@ class BoundSigner:
 class SigningEngine:
     """See the module. `start()`, then sign; `close()` answers what was accepted and writes the last counts.
 
-    The third argument is a KeyStore, or another KeyBackend (a device).
+    Keys of the store are in `keystore`, or in `devices`. Each of the two has batches of its own, so that nothing waits
+    for a device that need not.
     """
 
     def __init__(
         self,
         database: Database,
         follower: FeedFollower,
-        keystore: KeyStore | KeyBackend,
+        keystore: KeyStore,
         settings: EngineSettings,
         clock: Clock,
         *,
+        devices: DeviceBackend | None = None,
         registry: CollectorRegistry | None = None,
         worker_id: str | None = None,
     ) -> None:
@@ -142,15 +144,24 @@ class SigningEngine:
         self._follower = follower
         self._settings = settings
         self._clock = clock
-        self._backend = SoftwareBackend(keystore) if isinstance(keystore, KeyStore) else keystore
-        self._keyring = Keyring(database, follower, self._backend)
+        self._software = SoftwareBackend(keystore)
+        self._devices = devices
+        backends: dict[str, KeyBackend] = {"software": self._software}
+        if devices is not None:
+            backends["sdf"] = devices
+        self._keyring = Keyring(database, follower, backends)
         self._ledger = UsageLedger(database, settings, clock, worker_id or secrets.token_hex(8))
-        self._batcher: Batcher[_Ticket] = Batcher(
-            _EngineWork(self._keyring, self._ledger, self._backend),
-            settings,
-            EngineMetrics.create(registry),
-            inline_max=settings.inline_max if self._backend.may_sign_inline else 0,
-        )
+        metrics = EngineMetrics.create(registry)
+        self._batchers: dict[str, Batcher[_Ticket]] = {
+            name: Batcher(
+                _EngineWork(self._keyring, self._ledger, backend),
+                settings,
+                metrics,
+                inline_max=settings.inline_max if backend.may_sign_inline else 0,
+                parallel=backend.parallel,
+            )
+            for name, backend in backends.items()
+        }
 
     async def start(self) -> None:
         """Opens the active keys and begins the accounts. Raises SettingsError where a key cannot be opened."""
@@ -160,7 +171,7 @@ class SigningEngine:
     async def close(self) -> None:
         """Refuses what comes from now on, answers what was accepted, writes the last counts."""
         try:
-            await self._batcher.close()
+            await asyncio.gather(*(batcher.close() for batcher in self._batchers.values()))
         finally:
             await self._ledger.close()
             self._keyring.close()
@@ -168,7 +179,7 @@ class SigningEngine:
     @property
     def pending(self) -> int:
         """How many signatures wait or are being made."""
-        return self._batcher.pending
+        return sum(batcher.pending for batcher in self._batchers.values())
 
     async def refresh(self) -> None:
         """Returns with every key known that was committed before, by whichever process."""
@@ -191,7 +202,10 @@ class SigningEngine:
         "key_retired"), Busy, TooLarge or Unavailable.
         """
         key = await self._key(key_id, purpose, caller)
-        return await self._batcher.submit(_Ticket(key, caller), digests)
+        batcher = self._batchers.get(key.backend)
+        if batcher is None:
+            raise Unavailable(f"key {key.id!r} cannot be opened here", code="key_unreadable") from key.fault
+        return await batcher.submit(_Ticket(key, caller), digests)
 
     async def sign_message(
         self, key_id: str, message: bytes, *, user_id: bytes, caller: str, purpose: KeyPurpose = KeyPurpose.DATA
@@ -217,19 +231,49 @@ class SigningEngine:
 
         The private key is durable before the row: a crash between leaves a key that nothing names and nothing used.
         """
+        await self._check_new(key_id)
+        handle = await asyncio.to_thread(self._software.create, key_id)
+        record = keys.KeyRecord(key_id, purpose, KeyState.ACTIVE, handle.public_key, owner, 0, 0)
+        await self._add(
+            record, AuditEvent(actor, "key.create", key_id, detail={"purpose": purpose.value, "owner": owner})
+        )
+        return handle.public_key
+
+    async def register_device_key(
+        self, key_id: str, purpose: KeyPurpose, owner: str, device_index: int, actor: str
+    ) -> bytes:
+        """Takes the signing key at an index of the devices into use; returns its public key.
+
+        The devices must agree on the key and prove it by signatures, which are verified here. Raises SettingsError,
+        Unavailable, Conflict (code "key_exists", "hsm_index_taken").
+        """
+        if self._devices is None:
+            raise SettingsError("no device is configured; add [[hsm.devices]]", code="hsm_missing")
+        await self._check_new(key_id)
+        public_key = await asyncio.to_thread(self._devices.export, device_index)
+        async with self._database.read() as connection:
+            known = await keys.find_by_public_key(connection, public_key)
+        if known:
+            raise Conflict(f"the key at that index is key {known[0].id!r} already", code="hsm_index_taken")
+        await asyncio.to_thread(self._devices.prove, device_index, public_key)
+        detail: dict[str, str | int] = {"purpose": purpose.value, "owner": owner, "device_index": device_index}
+        record = keys.KeyRecord(key_id, purpose, KeyState.ACTIVE, public_key, owner, 0, 0, "sdf", device_index)
+        await self._add(record, AuditEvent(actor, "key.register", key_id, detail=detail))
+        return public_key
+
+    async def _check_new(self, key_id: str) -> None:
         check_key_id(key_id)
         await self._keyring.refresh()
         if key_id in self._keyring:
             raise Conflict(f"there is a key {key_id!r} already", code="key_exists")
-        handle = await asyncio.to_thread(self._backend.create, key_id)
+
+    async def _add(self, record: keys.KeyRecord, event: AuditEvent) -> None:
+        """Commits a new key's row (its times are given here), feed entry and audit row, and opens the key."""
         async with self._database.write() as connection:
             now_ms = await counters.advance_time(connection, self._clock())
-            record = keys.KeyRecord(key_id, purpose, KeyState.ACTIVE, handle.public_key, owner, now_ms, now_ms)
-            await keys.add(connection, record)
-            event = AuditEvent(actor, "key.create", key_id, detail={"purpose": purpose.value, "owner": owner})
+            await keys.add(connection, replace(record, created_at_ms=now_ms, changed_at_ms=now_ms))
             await audit.append(connection, event, at_ms=now_ms)
         await self._keyring.refresh()
-        return handle.public_key
 
     async def set_key_state(self, key_id: str, state: KeyState, actor: str) -> None:
         """Changes a key's state. From the commit on no process signs with a key that is not active (DESIGN rule 2).

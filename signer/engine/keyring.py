@@ -7,6 +7,7 @@ batches or requests. A key that is no longer active loses its handle here, and t
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 import structlog
 
@@ -25,10 +26,11 @@ _log = structlog.get_logger()
 class Key:
     """One key: what it is for, its state, and the handle it is used by while it is active."""
 
-    __slots__ = ("fault", "handle", "id", "public", "public_key", "purpose", "state")
+    __slots__ = ("backend", "fault", "handle", "id", "public", "public_key", "purpose", "state")
 
     def __init__(self, record: keys.KeyRecord) -> None:
         self.id = record.id
+        self.backend = record.backend
         self.purpose: KeyPurpose = record.purpose
         self.state: KeyState = record.state
         self.public_key = record.public_key
@@ -47,12 +49,15 @@ class Key:
 
 
 class Keyring:
-    """See the module. `start()` opens every active key; `refresh()` catches up with the feed."""
+    """See the module. `start()` opens every active key; `refresh()` catches up with the feed.
 
-    def __init__(self, database: Database, follower: FeedFollower, backend: KeyBackend) -> None:
+    `backends`: by the name that records have (core.store.schema).
+    """
+
+    def __init__(self, database: Database, follower: FeedFollower, backends: Mapping[str, KeyBackend]) -> None:
         self._database = database
         self._follower = follower
-        self._backend = backend
+        self._backends = backends
         self._keys: dict[str, Key] = {}
         self._changed: set[str] = set()
         self._refreshing = asyncio.Lock()
@@ -85,7 +90,7 @@ class Keyring:
         for record in records:
             key = self._keys[record.id] = Key(record)
             if key.state is KeyState.ACTIVE:
-                key.handle = await self._open(key)
+                key.handle = await self._open(key, record)
 
     async def refresh(self) -> None:
         """Returns with every committed change known. Raises Unavailable where the store cannot be asked."""
@@ -117,13 +122,18 @@ class Keyring:
             key.handle = key.fault = None
         elif key.handle is None:
             try:
-                key.handle, key.fault = await self._open(key), None
+                key.handle, key.fault = await self._open(key, record), None
             except QianyanError as error:
                 key.fault = error
                 _log.error("key_not_opened", key=key.id, code=error.code, detail=error.detail)
 
-    async def _open(self, key: Key) -> KeyHandle:
-        handle = await asyncio.to_thread(self._backend.open, key.id)
+    async def _open(self, key: Key, record: keys.KeyRecord) -> KeyHandle:
+        backend = self._backends.get(record.backend)
+        if backend is None:
+            raise SettingsError(
+                f"key {key.id!r} is in a device and no device is configured; add [[hsm.devices]]", code="hsm_missing"
+            )
+        handle = await asyncio.to_thread(backend.open, record)
         if handle.public_key != key.public_key:
             raise SettingsError(
                 f"the key file of {key.id!r} holds another key than the store knows; restore the right one",

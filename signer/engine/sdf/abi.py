@@ -1,0 +1,190 @@
+"""The C interface of GM/T 0018 (SDF) libraries: structures, prototypes, error codes and what they mean.
+
+Knows ctypes and the standard; not sessions, threads or the pool. Only the functions that signing needs are asked for,
+so that any vendor's library will do. ctypes releases the interpreter's lock during a call.
+
+Numbers stand right-aligned in fields of 64 bytes (ECCref_MAX_LEN), integers are in native order.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+
+from core.errors import SettingsError
+
+FIELD_BYTES: Final = 64
+SGD_SM2_1: Final = 0x00020200
+OK: Final = 0
+
+_BASE: Final = 0x01000000
+_NAMES: Final = (
+    *("UNKNOWERR", "NOTSUPPORT", "COMMFAIL", "HARDFAIL", "OPENDEVICE", "OPENSESSION", "PARDENY", "KEYNOTEXIST"),
+    *("ALGNOTSUPPORT", "ALGMODNOTSUPPORT", "PKOPERR", "SKOPERR", "SIGNERR", "VERIFYERR", "SYMOPERR", "STEPERR"),
+    *("FILESIZEERR", "FILENOEXIST", "FILEOFSERR", "KEYTYPEERR", "KEYERR", "ENCDATAERR", "RANDERR", "PRKRERR"),
+    *("MACERR", "FILEEXISTS", "FILEWERR", "NOBUFFER", "INARGERR", "OUTARGERR"),
+)
+#: GM/T 0018 annex A, by name without SDR_.
+CODES: Final = {name: _BASE + at for at, name in enumerate(_NAMES, start=1)}
+_BY_CODE: Final = {code: name for name, code in CODES.items()}
+
+#: The device or the way to it failed, whatever was asked: worth another try, elsewhere and later.
+_FAULTS: Final = {
+    CODES["UNKNOWERR"]: "unknown",
+    CODES["COMMFAIL"]: "communication",
+    CODES["HARDFAIL"]: "hardware",
+    CODES["OPENDEVICE"]: "open",
+    CODES["OPENSESSION"]: "open",
+    CODES["NOBUFFER"]: "memory",
+    CODES["RANDERR"]: "random",
+    CODES["STEPERR"]: "step",
+}
+#: What a device says of a signature whose access right it does not know (any more).
+RIGHT_CODES: Final = frozenset(CODES[name] for name in ("PARDENY", "PRKRERR", "INARGERR"))
+#: Settings that do not fit the device: trying again changes nothing, and a wrong password may lock the key.
+_KEY_MISTAKES: Final = frozenset(CODES[name] for name in ("KEYNOTEXIST", "KEYTYPEERR", "KEYERR", "FILENOEXIST"))
+_UNSUPPORTED: Final = frozenset(CODES[name] for name in ("NOTSUPPORT", "ALGNOTSUPPORT", "ALGMODNOTSUPPORT"))
+
+
+class DeviceInfo(ctypes.Structure):
+    """DEVICEINFO, 100 bytes."""
+
+    _fields_ = (
+        ("issuer_name", ctypes.c_char * 40),
+        ("device_name", ctypes.c_char * 16),
+        ("device_serial", ctypes.c_char * 16),
+        ("device_version", ctypes.c_uint),
+        ("standard_version", ctypes.c_uint),
+        ("asymmetric", ctypes.c_uint * 2),
+        ("symmetric", ctypes.c_uint),
+        ("hash", ctypes.c_uint),
+        ("buffer_size", ctypes.c_uint),
+    )
+
+
+class PublicKey(ctypes.Structure):
+    """ECCrefPublicKey, 132 bytes."""
+
+    _fields_ = (
+        ("bits", ctypes.c_uint),
+        ("x", ctypes.c_ubyte * FIELD_BYTES),
+        ("y", ctypes.c_ubyte * FIELD_BYTES),
+    )
+
+
+class Signature(ctypes.Structure):
+    """ECCSignature, 128 bytes."""
+
+    _fields_ = (("r", ctypes.c_ubyte * FIELD_BYTES), ("s", ctypes.c_ubyte * FIELD_BYTES))
+
+
+_HANDLE = ctypes.c_void_p
+_OUT_HANDLE = ctypes.POINTER(ctypes.c_void_p)
+_BYTES = ctypes.c_void_p
+_PROTOTYPES: Final[dict[str, tuple[Any, ...]]] = {
+    "SDF_OpenDevice": (_OUT_HANDLE,),
+    "SDF_CloseDevice": (_HANDLE,),
+    "SDF_OpenSession": (_HANDLE, _OUT_HANDLE),
+    "SDF_CloseSession": (_HANDLE,),
+    "SDF_GetDeviceInfo": (_HANDLE, ctypes.POINTER(DeviceInfo)),
+    "SDF_GetPrivateKeyAccessRight": (_HANDLE, ctypes.c_uint, _BYTES, ctypes.c_uint),
+    "SDF_ExportSignPublicKey_ECC": (_HANDLE, ctypes.c_uint, ctypes.POINTER(PublicKey)),
+    "SDF_InternalSign_ECC": (_HANDLE, ctypes.c_uint, _BYTES, ctypes.c_uint, ctypes.c_void_p),
+}
+
+Function = Callable[..., int]
+
+
+class Library:
+    """A loaded library: its functions as attributes. Raises SettingsError where it is not one of the kind.
+
+    Where it is not `thread_safe`, one call is made at a time.
+    """
+
+    def __init__(self, path: str, *, thread_safe: bool = True) -> None:
+        self.path = path
+        self._alone = None if thread_safe else threading.Lock()
+        try:
+            native = ctypes.CDLL(path)  # RTLD_LOCAL: libraries of several vendors have the same names inside
+        except OSError as error:
+            raise SettingsError(
+                f"the device library cannot be loaded ({error}); check hsm.devices.library", code="hsm_library"
+            ) from error
+        self.open_device = self._function(native, "SDF_OpenDevice")
+        self.close_device = self._function(native, "SDF_CloseDevice")
+        self.open_session = self._function(native, "SDF_OpenSession")
+        self.close_session = self._function(native, "SDF_CloseSession")
+        self.get_device_info = self._function(native, "SDF_GetDeviceInfo")
+        self.get_right = self._function(native, "SDF_GetPrivateKeyAccessRight")
+        self.export_public_key = self._function(native, "SDF_ExportSignPublicKey_ECC")
+        self.sign = self._function(native, "SDF_InternalSign_ECC")
+
+    def _function(self, native: ctypes.CDLL, name: str) -> Function:
+        try:
+            function = getattr(native, name)
+        except AttributeError as error:
+            raise SettingsError(
+                f"{self.path} has no function {name}: it is not a GM/T 0018 library", code="hsm_library"
+            ) from error
+        function.argtypes = _PROTOTYPES[name]
+        function.restype = ctypes.c_uint  # codes are compared unsigned, whatever a header calls them
+        return function if self._alone is None else _one_at_a_time(function, self._alone)
+
+
+def _one_at_a_time(function: Function, lock: threading.Lock) -> Function:
+    def call(*arguments: object) -> int:
+        with lock:
+            return function(*arguments)
+
+    return call
+
+
+class DeviceFault(Exception):
+    """The device failed. `kind` is a metric label."""
+
+    def __init__(self, kind: str, what: str) -> None:
+        super().__init__(what)
+        self.kind = kind
+
+
+class DeviceMistake(Exception):
+    """The device works and is asked for something it never does: a setting is wrong. Not to be tried again."""
+
+    def __init__(self, code: str, advice: str) -> None:
+        super().__init__(advice)
+        self.code = code
+        self.advice = advice
+
+
+def name_of(code: int) -> str:
+    """The code as the standard names it, or as a number: vendors have their own."""
+    name = _BY_CODE.get(code)
+    return f"0x{code:08x}" if name is None else f"SDR_{name} (0x{code:08x})"
+
+
+def judge(function: str, code: int, index: int | None = None) -> DeviceFault | DeviceMistake:
+    """What a code other than OK means for the pool, where access rights are not the matter."""
+    said = f"{function} answered {name_of(code)}"
+    if code in _FAULTS:
+        return DeviceFault(_FAULTS[code], said)
+    if code in _KEY_MISTAKES:
+        return DeviceMistake("hsm_key_missing", f"{said}: there is no SM2 signing key at index {index}")
+    if code in _UNSUPPORTED:
+        return DeviceMistake("hsm_unsupported", f"{said}: the device does not do SM2 signatures this way")
+    return DeviceFault("operation", said)
+
+
+def judge_right(code: int, index: int, *, gained_before: bool) -> DeviceFault | DeviceMistake:
+    """What a refused access right means. A vendor's own code speaks of the password, unless that was right before."""
+    said = f"SDF_GetPrivateKeyAccessRight answered {name_of(code)}"
+    if code in _FAULTS or code in _KEY_MISTAKES or code in _UNSUPPORTED:
+        return judge("SDF_GetPrivateKeyAccessRight", code, index)
+    if gained_before and code not in _BY_CODE:
+        return DeviceFault("operation", said)
+    return DeviceMistake(
+        "hsm_password",
+        f"{said}: the password for key index {index} is refused; correct the password file (a few more attempts may "
+        "lock the key)",
+    )

@@ -1,0 +1,82 @@
+"""Soft devices for tests: builds the library, and makes devices of it, each a copy with keys and switches."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import mmap
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+from signer._native import sm2
+from tests.native.compiling import CORE, STRICT, core_sources
+
+HERE = Path(__file__).resolve().parent
+PASSWORD = b"12345678"
+ALWAYS = 0xFFFFFFFF
+
+#: The words of `struct control` in softsdf.c.
+_WORDS = (
+    *("latency_us", "dead", "hang", "boot", "sign_code", "sign_failures", "open_code", "password_code"),
+    *("right_epoch", "wrong", "left_aligned"),
+    *("signatures", "rights_asked", "wrong_passwords", "concurrent", "bad_handles"),
+    *("sessions_open", "devices_open", "hanging", "most_at_once", "at_once"),
+)
+
+
+def build() -> Path:
+    """The library, compiled with warnings as errors; under build/, anew only where a source has changed."""
+    sources = [str(HERE / "softsdf.c"), *core_sources()]
+    command = ["gcc", *STRICT, "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-Wl,-Bsymbolic,-z,defs"]
+    command += [f"-I{CORE}", *sources, "-lpthread", "-ldl"]
+    digest = hashlib.sha256(repr(command).encode())
+    for source in sorted([*sources, *map(str, CORE.glob("*.h"))]):
+        digest.update(Path(source).read_bytes())
+    directory = HERE.parent.parent / "build" / "softsdf"
+    directory.mkdir(parents=True, exist_ok=True)
+    out = directory / f"softsdf-{digest.hexdigest()[:16]}.so"
+    with (directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # test processes start together, and one compilation is enough
+        if not out.exists():
+            aside = directory / "softsdf.new"
+            ran = subprocess.run([*command, "-o", str(aside)], capture_output=True, text=True, check=False)
+            assert ran.returncode == 0, ran.stderr
+            aside.rename(out)
+    return out
+
+
+class SoftDevice:
+    """One device: `device["hang"] = 1` sets a switch, `device["signatures"]` reads a report."""
+
+    def __init__(self, library: Path, directory: Path) -> None:
+        directory.mkdir()
+        self.directory = directory
+        self.library = directory / "libdevice.so"
+        shutil.copy(library, self.library)
+        (directory / "control").write_bytes(bytes(4 * len(_WORDS)))
+        (directory / "password").write_bytes(PASSWORD)
+        with (directory / "control").open("r+b") as file:
+            self._control = mmap.mmap(file.fileno(), 4 * len(_WORDS))
+
+    def __getitem__(self, word: str) -> int:
+        return int(struct.unpack_from("=I", self._control, 4 * _WORDS.index(word))[0])
+
+    def __setitem__(self, word: str, value: int) -> None:
+        struct.pack_into("=I", self._control, 4 * _WORDS.index(word), value)
+
+    def put_key(self, index: int, key: sm2.PrivateKey) -> None:
+        """Makes `key` the device's signing key at `index`."""
+        scalar = bytearray(32)
+        key.export_into(scalar)
+        (self.directory / f"sign-{index}.key").write_bytes(scalar)
+
+    def kill(self) -> None:
+        """Everything it is asked fails from now on."""
+        self["dead"] = 1
+
+    def repair(self) -> None:
+        """It answers again; what was open before is worth nothing."""
+        self["boot"] += 1
+        self["dead"] = self["hang"] = self["sign_failures"] = self["open_code"] = 0

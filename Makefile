@@ -12,9 +12,10 @@ DIR          ?= var
 NATIVE := $(shell find signer/_native -name '*.c' ! -name '*_cy.c' -o -name '*.h' -o -name "*.pyx" -o -name "*.pxi" -o -name "*.pxd" -o -name build.py)
 
 BUILD_PACKAGES := gcc libc6-dev
-TEST_PACKAGES  := openssl default-jdk-headless libbcprov-java libbcpkix-java libbcutil-java valgrind binutils clang
+TEST_PACKAGES  := openssl default-jdk-headless libbcprov-java libbcpkix-java libbcutil-java valgrind binutils clang \
+  libclang-rt-14-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
 
-.PHONY: help run test lint bench ctime lock clean
+.PHONY: help run test lint bench dudect fuzz lock clean
 .DELETE_ON_ERROR:
 
 help: ## what there is
@@ -36,6 +37,12 @@ bench: $(VENV)/.built-dev ## native core beside tongsuopy and gmssl (best backen
 	QIANYAN_NATIVE_BACKEND=portable taskset -c 0 $(BIN)/python tests/bench/native_bench.py
 	$(BIN)/python tests/bench/http_bench.py
 	$(BIN)/python tests/bench/hsm_bench.py
+
+dudect: $(VENV)/.built-dev ## constant time by measurement: a minute for each operation on each backend
+	QIANYAN_DUDECT_SECONDS=60 $(BIN)/python -m pytest -q -s -n0 tests/native/test_dudect.py
+
+fuzz: $(VENV)/.built-dev ## ten minutes of each fuzzing program; what it finds goes to ./var/fuzz
+	QIANYAN_FUZZ_SECONDS=600 QIANYAN_FUZZ_KEEP=var/fuzz $(BIN)/python -m pytest -q -n0 tests/fuzz
 
 lock: $(VENV)/.built-dev ## resolve requirements/*.lock anew
 	$(PIP) install uv

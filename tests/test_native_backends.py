@@ -16,6 +16,7 @@ SUITES = [
     "test_native_sm2_keys.py",
     "test_native_sm2_sign.py",
     "test_native_sm2_batch.py",
+    "test_native_sm2_digest.py",
     "test_native_sm2_encrypt.py",
     "test_native_sm2_agree.py",
     "test_native_sm2_nonce.py",

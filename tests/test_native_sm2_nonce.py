@@ -143,6 +143,59 @@ def test_a_failing_source_of_randomness_stops_everything() -> None:
     assert in_a_testing_process(FAILING).split("\n") == ["refused"] * 20 + ["recovered", ""]
 
 
+def hash_drbg(seed: bytes, blocks: int) -> list[int]:
+    """The output of Hash_DRBG with SM3 (SP 800-90A 10.1.1.2, 10.1.1.4, 10.3.1), block by block."""
+    head = (440).to_bytes(4, "big") + seed
+    v = int.from_bytes((sm3(b"\x01" + head) + sm3(b"\x02" + head))[:55], "big")
+    return [int.from_bytes(sm3(((v + i) % 2**440).to_bytes(55, "big")), "big") for i in range(blocks)]
+
+
+DRAWN = """
+from signer._native import sm2
+seeds = iter([{seed!r}, bytes(range(48)), bytes(range(48))])
+asked = []
+def source(n):
+    asked.append(n)
+    return next(seeds)
+sm2._testing_set_entropy(source)
+for key in sm2.generate_many({count}):
+    out = bytearray(32)
+    key.export_into(out)
+    print(out.hex())
+print(asked)
+"""
+
+
+def test_a_batch_is_what_the_generator_of_its_seed_gives() -> None:
+    """Keys, since they can be looked at; nonces come the same way."""
+    for count in (16, 33, 128):
+        seed = sm3(b"seed") + sm3(bytes([count]))[:16]
+        *keys, asked = in_a_testing_process(DRAWN.format(seed=seed, count=count)).splitlines()
+        assert [int(key, 16) for key in keys] == hash_drbg(seed, count)
+        assert asked == "[48, 48]"  # the keys, and what checks them
+
+
+STUCK = """
+from signer._native import sm2
+key = sm2.PrivateKey.from_bytes(bytes(31) + bytes([9]))
+for unit in (b"\\0", b"\\xff", b"0123456789abcdef", b"0123456789abcdef0123456789ABCDEF"):
+    sm2._testing_set_entropy(lambda n: (unit * n)[:n])
+    for count in (2, 15, 16, 100, 1024):
+        try:
+            sm2.sign_many(key, bytes(32 * count))
+            print("went through", unit, count)
+        except sm2.EntropyError:
+            print("refused")
+"""
+
+
+def test_a_source_that_repeats_itself_is_noticed() -> None:
+    """Lanes from the source, and seeds: blocks that follow each other must differ. Sixteen bytes of a seed are one."""
+    found = in_a_testing_process(STUCK).splitlines()
+    assert found[:15] == ["refused"] * 15
+    assert found[15:17] == ["refused"] * 2  # 32 bytes again and again; in a seed they are half of it
+
+
 def test_encryption_with_a_given_nonce_is_the_standards() -> None:
     (vector,) = vectors.load("sm2")["sm2_encrypt"]
     point = "04" + vector["px"] + vector["py"]

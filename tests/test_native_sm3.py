@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from signer._native import sm3 as native
@@ -81,6 +81,27 @@ def test_many_of_none() -> None:
 
 @given(st.lists(st.binary(max_size=260), max_size=40))
 def test_many_of_mixed_lengths(messages: list[bytes]) -> None:
+    assert native.sm3_many(messages) == b"".join(map(openssl, messages))
+
+
+@given(st.lists(st.integers(0, 3000), min_size=20, max_size=150))
+@settings(max_examples=30, deadline=None)
+def test_lanes_that_end_at_different_times(lengths: list[int]) -> None:
+    messages = [pattern(length, seed) for seed, length in enumerate(lengths)]
+    assert native.sm3_many(messages) == b"".join(map(openssl, messages))
+
+
+def test_every_length_in_one_batch() -> None:
+    messages = [pattern(length, 3) for length in range(301)]
+    expected = [openssl(message) for message in messages]
+    assert native.sm3_many(messages) == b"".join(expected)
+    assert native.sm3_many(messages[::-1]) == b"".join(expected[::-1])
+
+
+@pytest.mark.parametrize("at", [0, 1, 15, 16, 31, 32, 99])
+def test_one_long_message_among_short_ones(at: int) -> None:
+    messages = [pattern(40, seed) for seed in range(100)]
+    messages[at] = pattern(100_003)
     assert native.sm3_many(messages) == b"".join(map(openssl, messages))
 
 

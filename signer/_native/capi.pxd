@@ -81,10 +81,17 @@ cdef extern from "sm2.h" nogil:
     int sm2_public_import(sm2_point *, const uint8_t *, size_t) noexcept
     void sm2_public_export(uint8_t *, const sm2_point *) noexcept
     int sm2_z(uint8_t *, const uint8_t *, size_t, const sm2_point *) noexcept
+    int sm2_z_many(uint8_t *, const uint8_t *, size_t, const sm2_point *const *, size_t) noexcept
+    void sm2_digest_many(uint8_t *, const uint8_t *, size_t, const uint8_t *const *, const size_t *,
+                         size_t, uint8_t *, size_t) noexcept
     int sm2_sign_many(uint8_t *, const sm2_private *const *, size_t, const uint8_t *, size_t) noexcept
     int sm2_sign_with_nonce(uint8_t *, const sm2_private *, const uint8_t *, const uint8_t *) noexcept
     void sm2_verify_many(uint8_t *, const sm2_point *const *, size_t, const uint8_t *,
                          const uint8_t *, size_t) noexcept
+    size_t sm2_key_table_size() noexcept
+    void sm2_key_table_build(void *, const sm2_point *) noexcept
+    void sm2_verify_prepared_many(uint8_t *, const sm2_point *const *, const void *const *, size_t,
+                                  const uint8_t *, const uint8_t *, size_t) noexcept
     int sm2_signature_to_der(uint8_t *, const uint8_t *) noexcept
     int sm2_signature_from_der(uint8_t *, const uint8_t *, size_t) noexcept
     int sm2_encrypt(uint8_t *, const sm2_point *, const uint8_t *, size_t) noexcept

@@ -11,8 +11,8 @@ import os
 cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from cpython.mem cimport PyMem_Free, PyMem_Malloc
-from libc.stdint cimport uint8_t
+from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_RawFree, PyMem_RawMalloc
+from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 from signer._native.capi cimport *
@@ -90,6 +90,7 @@ cdef class PublicKey:
 
     cdef sm2_point q
     cdef bytes z  # Z for the default identifier, once it has been asked for
+    cdef KeyTable table  # if it is used often
 
     def __cinit__(self, token=None):
         if token is not making:
@@ -149,13 +150,9 @@ cdef class PublicKey:
     def verify_digest(self, const uint8_t[::1] e not None, const uint8_t[::1] signature not None) -> None:
         """Raise InvalidSignature unless signature (r||s, 64 bytes) is one of the digest e."""
         cdef const uint8_t *digest = exactly(e, 32, "digest")
-        cdef const sm2_point *q = &self.q
-        cdef const uint8_t *rs
         cdef uint8_t valid = 0
         if signature.shape[0] == 64:
-            rs = &signature[0]
-            with nogil:
-                sm2_verify_many(&valid, &q, 0, digest, rs, 1)
+            verify_lanes(&valid, (self,), 0, digest, &signature[0], 1)
         if valid != 1:
             raise InvalidSignature("the signature is not valid")
 
@@ -370,6 +367,7 @@ def locked_memory() -> dict:
     return {"mapped": state.mapped, "locked": state.locked, "undumped": state.undumped}
 
 
+include "sm2_keytable.pxi"
 include "sm2_batch.pxi"
 include "sm2_codec.pxi"
 include "sm2_agree.pxi"

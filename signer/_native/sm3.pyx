@@ -109,6 +109,15 @@ cdef class SM3:
         raise TypeError("cannot pickle an SM3 object")
 
 
+# GB/T 32905 Annex A, alone and in every lane; and messages that end at different times, one by one and together.
 ABC = bytes.fromhex("66c7f0f462eeedd9d1f2d46bdc10e4e24167c4875cf2f7a2297da02b8f4ba8e0")
-if sm3(b"abc") != ABC or sm3_many([b"abc"] * 17) != ABC * 17 or SM3(b"a" + b"bc").digest() != ABC:
+ABCD = bytes.fromhex("debe9ff92275b8a138604889c18e5a4d6fdb70e5387e5765293dcba39c0c5732")
+UNEVEN = [b"\xa5" * (37 * i % 300) for i in range(71)]
+if (
+    sm3(b"abc") != ABC
+    or SM3(b"a" + b"bc").digest() != ABC
+    or sm3_many([b"abc"] * 33) != ABC * 33
+    or sm3_many([b"abcd" * 16] * 33) != ABCD * 33
+    or sm3_many(UNEVEN) != b"".join([sm3(message) for message in UNEVEN])
+):
     raise ImportError("SM3 does not meet its known answer")

@@ -57,13 +57,15 @@ def ours() -> list[Case]:
         Case("sign a message", "qianyan", "/s", 1, lambda: key.sign(MESSAGE)),
         Case("verify a message", "qianyan", "/s", 1, lambda: public.verify(MESSAGE, signature)),
     ]
-    for n in (1, 64, 1024):
+    for n in (1, 8, 64, 1024):
         digests = os.urandom(32 * n)
         signatures = sm2.sign_many(key, digests)
         assert sm2.verify_many(public, digests, signatures) == b"\x01" * n
         cases.append(Case(f"sign, batch of {n}", "qianyan", "/s", n, partial(sm2.sign_many, key, digests)))
         verify = partial(sm2.verify_many, public, digests, signatures)
-        cases.append(Case(f"verify, batch of {n}", "qianyan", "/s", n, verify))
+        cases.append(Case(f"verify one key, batch of {n}", "qianyan", "/s", n, verify))
+    cases += known_and_unknown(1024)
+    cases.append(Case("generate, batch of 1024", "qianyan", "/s", 1024, lambda: sm2.generate_many(1024)))
     cases.append(Case("generate, batch of 64", "qianyan", "/s", 64, lambda: sm2.generate_many(64)))
     cases.append(Case("generate a key", "qianyan", "/s", 1, sm2.PrivateKey.generate))
     sealed = public.encrypt(MESSAGE)
@@ -72,7 +74,39 @@ def ours() -> list[Case]:
     for n in (64, 1024, 16384):
         data = os.urandom(n)
         cases.append(Case(f"SM3 of {n} bytes", "qianyan", "MB/s", n / 1e6, partial(sm3.sm3, data)))
+    for n, count in ((64, 1024), (1024, 1024), (16384, 128)):
+        messages = [os.urandom(n) for _ in range(count)]
+        assert sm3.sm3_many(messages[:3]) == b"".join(map(sm3.sm3, messages[:3]))
+        row = f"SM3 of {count} x {n} bytes"
+        cases.append(Case(row, "qianyan", "MB/s", n * count / 1e6, partial(sm3.sm3_many, messages)))
+        cases.append(
+            Case(f"e of {count} x {n} bytes", "qianyan", "/s", count, partial(sm2.digest_many, public, messages))
+        )
     return cases
+
+
+def known_and_unknown(n: int) -> list[Case]:
+    """Verification under n keys without tables, and under 50 that have theirs."""
+    digests = os.urandom(32 * n)
+    keys = sm2.generate_many(n)
+    limit = sm2.key_tables()["limit"]
+
+    def unknown(public: list[sm2.PublicKey], signatures: bytes) -> bytes:
+        sm2.set_key_table_limit(0)
+        try:
+            return sm2.verify_many(public, digests, signatures)
+        finally:
+            sm2.set_key_table_limit(limit)
+
+    found = []
+    for row, count, work in ((f"verify {n} keys", n, unknown), ("verify 50 known keys", 50, None)):
+        chosen = [keys[i % count] for i in range(n)]
+        public = [one.public_key for one in chosen]
+        signatures = sm2.sign_many(chosen, digests)
+        assert sm2.verify_many(public, digests, signatures) == b"\x01" * n
+        run = partial(work, public, signatures) if work else partial(sm2.verify_many, public, digests, signatures)
+        found.append(Case(f"{row}, batch of {n}", "qianyan", "/s", n, run))
+    return found
 
 
 def tongsuo() -> list[Case]:
@@ -172,12 +206,12 @@ def main() -> int:
         return 0
     who = ["qianyan", "tongsuopy", "gmssl"]
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
-    print(f"{'one thread, median of ' + str(args.rounds):<26}" + "".join(f"{name:>14}" for name in who))
+    print(f"{'one thread, median of ' + str(args.rounds):<40}" + "".join(f"{name:>14}" for name in who))
     for row, rates in rows.items():
         cells = "".join(
             f"{rates[name]:>14,.{0 if rates[name] >= 100 else 2}f}" if name in rates else f"{'':>14}" for name in who
         )
-        print(f"{row + ' (' + units[row] + ')':<26}{cells}")
+        print(f"{row + ' (' + units[row] + ')':<40}{cells}")
     for line in absent:
         print(f"not measured: {line}", file=sys.stderr)
     return 0

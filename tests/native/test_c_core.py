@@ -1,4 +1,4 @@
-"""The C core by itself: arithmetic at its extremes, every backend, with and without sanitizers."""
+"""The C core by itself: arithmetic at its extremes, every backend."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,8 @@ import pytest
 from .compiling import COMPILERS, HERE, compile_program, core_sources, has_adx, need, run
 
 FIELDS = {"portable": [], **({"x86-64-adx": ["-DSM2_FE_X86_64"]} if has_adx() else {})}
-SANITIZERS = ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+# With the vectors of the IFMA backend simulated in C, so that every machine runs its code.
+SIMULATED = ["-DSM2_SIMD_SHIM"]
 ARITHMETIC = str(HERE / "test_arithmetic.c")
 OPERATIONS = str(HERE / "test_operations.c")
 
@@ -26,6 +27,7 @@ def test_arithmetic(tmp_path: Path, compiler: str, field: str) -> None:
     assert " 0 failures" in ran.stdout
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("optimisation", ["-O1", "-O3"])
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_operations(tmp_path: Path, compiler: str, optimisation: str) -> None:
@@ -36,39 +38,29 @@ def test_operations(tmp_path: Path, compiler: str, optimisation: str) -> None:
     assert "portable: 0 failures" in ran.stdout
 
 
-@pytest.mark.parametrize("field", FIELDS)
-def test_arithmetic_under_sanitizers(tmp_path: Path, field: str) -> None:
-    flags = [*SANITIZERS, "-DSM2_VERIFY", *FIELDS[field]]
-    program = compile_program(tmp_path / "t", "gcc", [ARITHMETIC], *flags)
-    ran = run(str(program), "7")
-    assert ran.returncode == 0, ran.stderr
-
-
-def test_operations_under_sanitizers(tmp_path: Path) -> None:
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_operations_on_simulated_vectors(tmp_path: Path, compiler: str) -> None:
     sources = [OPERATIONS, *core_sources()]
-    program = compile_program(tmp_path / "t", "gcc", sources, *SANITIZERS, "-DSM2_VERIFY")
+    program = compile_program(tmp_path / "t", compiler, sources, "-O2", "-DSM2_VERIFY", *SIMULATED)
     ran = run(str(program), "quick")
     assert ran.returncode == 0, ran.stderr
-
-
-def test_the_sanitizers_can_fail(tmp_path: Path) -> None:
-    """An overrun in a program built the same way must be reported."""
-    source = tmp_path / "bad.c"
-    source.write_text(
-        "#include <stdlib.h>\n"
-        "int main(int argc, char **argv)\n"
-        "{ (void)argv; char *p = calloc(8, 1); int r = p[7 + argc]; free(p); return r; }\n"
-    )
-    program = compile_program(tmp_path / "t", "gcc", [str(source)], *SANITIZERS)
-    ran = run(str(program))
-    assert ran.returncode != 0
-    assert "runtime error" in ran.stderr or "heap-buffer-overflow" in ran.stderr
+    assert "simulated-ifma: 0 failures" in ran.stdout
 
 
 def test_the_core_stays_apart() -> None:
-    """No allocation, no Python, no printing in the C core; VERIFY_CHECK alone may print."""
+    """No allocation, no Python, no printing in the C core; VERIFY_CHECK alone may print.
+
+    Vector instructions come in at one place for each kind, which tests can put a simulation in.
+    """
     forbidden = ("malloc(", "calloc(", "realloc(", "Python.h", "printf(", "immintrin.h")
+    allowed = {
+        "sm2_common.h": ["printf("],
+        "sm2_ifma_vec_impl.h": ["immintrin.h"],
+        "sm3_many_avx2.c": ["immintrin.h"],
+        "sm3_many_avx512.c": ["immintrin.h"],
+    }
     for name in os.listdir(HERE.parent.parent / "signer" / "_native" / "csrc"):
         text = (HERE.parent.parent / "signer" / "_native" / "csrc" / name).read_text()
         found = [word for word in forbidden if word in text]
-        assert not found or name == "sm2_common.h", f"{name}: {found}"
+        assert found == allowed.get(name, []), f"{name}: {found}"

@@ -65,7 +65,7 @@ void sm2_private_export(uint8_t d[SM2_PRIVATE_SIZE], const sm2_private *key);
 void sm2_private_to_public(sm2_point *q, const sm2_private *key);
 
 /*
- * n fresh key pairs, each checked by making and verifying a signature.
+ * n fresh key pairs, every one checked (see sm2_pairs.c).
  * SM2_ERR_ENTROPY if the source fails, SM2_ERR_SELFTEST if a pair is not
  * consistent; all the keys are then wiped. CT: yes.
  */
@@ -82,6 +82,18 @@ void sm2_public_export(uint8_t out[SM2_PUBLIC_SIZE], const sm2_point *q);
 
 /* z := Z of GB/T 32918.2 section 5.5. SM2_ERR_LENGTH if n > SM2_ID_MAX. CT: no, public. */
 int sm2_z(uint8_t z[SM2_DIGEST_SIZE], const uint8_t *id, size_t n, const sm2_point *q);
+
+/* z[32*i] := sm2_z of q[i], with one identifier for all. SM2_ERR_LENGTH as there. CT: no, public. */
+int sm2_z_many(uint8_t *z, const uint8_t *id, size_t n, const sm2_point *const *q, size_t keys);
+
+/*
+ * e[32*i] := SM3(Z||M), what a signature of the len[i] bytes M at msg[i] is
+ * made of, for Z at z[32*i*z_step] (z_step 0: one for all). scratch is where
+ * messages are put behind their Z, as many at a time as it holds; it then
+ * holds parts of them. CT: yes (in the contents).
+ */
+void sm2_digest_many(uint8_t *e, const uint8_t *z, size_t z_step, const uint8_t *const *msg,
+                     const size_t *len, size_t n, uint8_t *scratch, size_t scratch_size);
 
 /* --- signatures -------------------------------------------------------- */
 
@@ -103,6 +115,21 @@ int sm2_sign_with_nonce(uint8_t out[SM2_SIGNATURE_SIZE], const sm2_private *key,
 /* valid[i] := 1 if signature i is valid for digest i under *q[i*q_step], else 0. CT: no, public. */
 void sm2_verify_many(uint8_t *valid, const sm2_point *const *q, size_t q_step,
                      const uint8_t *digest, const uint8_t *signature, size_t n);
+
+/*
+ * Bytes of the table that makes verification under one key faster; 0 if the
+ * backend has none. It holds nothing secret, and is of use to this backend in
+ * this process only.
+ */
+size_t sm2_key_table_size(void);
+
+/* The sm2_key_table_size() bytes at table, a multiple of 64, := the table of q. CT: no, public. */
+void sm2_key_table_build(void *table, const sm2_point *q);
+
+/* sm2_verify_many, where table[i*q_step] is the table of *q[i*q_step], or NULL. CT: no, public. */
+void sm2_verify_prepared_many(uint8_t *valid, const sm2_point *const *q,
+                              const void *const *table, size_t q_step, const uint8_t *digest,
+                              const uint8_t *signature, size_t n);
 
 /* Returns the DER length (<= SM2_SIGNATURE_DER_MAX) or SM2_ERR_SIGNATURE if r or s is 0 or >= n. */
 int sm2_signature_to_der(uint8_t *out, const uint8_t signature[SM2_SIGNATURE_SIZE]);

@@ -2,11 +2,17 @@
 #include "sm2_backend.h"
 
 extern const sm2_backend sm2_backend_portable;
+#if defined(__x86_64__) || defined(SM2_SIMD_SHIM)
+extern const sm2_backend sm2_backend_x86_64_ifma;
+#endif
 #if defined(__x86_64__)
 extern const sm2_backend sm2_backend_x86_64_adx;
 #endif
 
 const sm2_backend *const sm2_backends[] = {
+#if defined(__x86_64__) || defined(SM2_SIMD_SHIM)
+    &sm2_backend_x86_64_ifma,
+#endif
 #if defined(__x86_64__)
     &sm2_backend_x86_64_adx,
 #endif
@@ -25,6 +31,9 @@ int sm2_backend_choose(const sm2_backend **chosen, const char *name)
             continue;
         }
         if (sm2_backends[i]->is_supported()) {
+            if (sm2_backends[i]->prepare != NULL) {
+                sm2_backends[i]->prepare();
+            }
             *chosen = sm2_backends[i];
             return SM2_BACKEND_OK;
         }

@@ -27,6 +27,13 @@ typedef struct {
     /* 1 if this machine can run it. CT: not applicable. */
     int (*is_supported)(void);
 
+    /*
+     * Computes what the kernels need and does not follow at compile time, or
+     * NULL. Run by sm2_backend_choose() before a backend is handed out; running
+     * it again changes nothing. CT: not applicable.
+     */
+    void (*prepare)(void);
+
     /* out[i] := k[i]*G. In: 0 < k[i] < n, lanes <= SM2_LANES_MAX. CT: yes. */
     void (*mulgen_many)(sm2_point *out, const sm2_u256 *k, size_t lanes);
 
@@ -44,6 +51,30 @@ typedef struct {
      */
     void (*mul2_many_vartime)(sm2_u256 *x, uint8_t *finite, const sm2_u256 *s,
                               const sm2_u256 *t, const sm2_point *const *q, size_t lanes);
+
+    /*
+     * Keys prepared for mul2_prepared_many_vartime: bytes of the table of one
+     * key, a multiple of 64; 0 (and the two functions NULL) if this backend has
+     * no such kernel.
+     */
+    size_t key_table_size;
+
+    /* The key_table_size bytes at table, a multiple of 64, := the table of q. In: as below. CT: no. */
+    void (*key_table_build)(void *table, const sm2_point *q);
+
+    /* As mul2_many_vartime; table[i] is the table of q[i]. CT: no, public values only. */
+    void (*mul2_prepared_many_vartime)(sm2_u256 *x, uint8_t *finite, const sm2_u256 *s,
+                                       const sm2_u256 *t, const sm2_point *const *q,
+                                       const void *const *table, size_t lanes);
+
+    /*
+     * 1 if the sum of c[i]*q[i] is `want`, c[i] being 2^16 - 1 - 2*w[i]; 0 if
+     * not, or if it cannot be said. NULL if this backend has no such kernel.
+     * In: want, q[i] finite and on the curve; lanes <= SM2_LANES_MAX. CT: no,
+     * public values only.
+     */
+    int (*combination_is_vartime)(const sm2_point *want, const uint16_t *w, const sm2_point *q,
+                                  size_t lanes);
 
     /* out[32*i] := SM3 of the len[i] bytes at msg[i]. In: any number of lanes. CT: yes. */
     void (*sm3_many)(uint8_t *out, const uint8_t *const *msg, const size_t *len, size_t lanes);

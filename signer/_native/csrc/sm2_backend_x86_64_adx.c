@@ -1,6 +1,7 @@
 /*
  * The backend for x86-64 with BMI2, ADX and AVX2 (Intel from Broadwell, AMD
- * from Zen): field arithmetic in assembly, table scans with 256-bit vectors.
+ * from Zen): field arithmetic in assembly, table scans with 256-bit vectors, SM3 on
+ * the widest vectors there are.
  */
 #include "sm2_backend.h"
 
@@ -16,7 +17,7 @@
 #define SM2_FE_X86_64
 #include "sm2_cpu.h"
 #include "sm2_mul_impl.h"
-#include "sm3_impl.h"
+#include "sm3_many.h"
 
 static int sm2_x86_64_adx_is_supported(void)
 {
@@ -32,7 +33,7 @@ const sm2_backend sm2_backend_x86_64_adx = {
     .mulgen_many = sm2_mulgen_many_impl,
     .mul_many = sm2_mul_many_impl,
     .mul2_many_vartime = sm2_mul2_many_vartime_impl,
-    .sm3_many = sm3_many_impl,
+    .sm3_many = sm3_many_x86_64,
 };
 
 #if defined(__clang__)

@@ -289,7 +289,7 @@ static void sm2_comb_wipe(sm2_comb_scratch *w, size_t n)
  * out[i] := k[i]*G for i < n, coordinates as integers < p.
  * In: 0 < k[i] < n (the order), n <= SM2_LANES_MAX. CT: yes.
  */
-static void sm2_mulgen_many_impl(sm2_point *out, const sm2_u256 *k, size_t n)
+SM2_UNUSED static void sm2_mulgen_many_impl(sm2_point *out, const sm2_u256 *k, size_t n)
 {
     sm2_comb_scratch w;
     size_t i;

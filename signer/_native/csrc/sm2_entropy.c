@@ -1,4 +1,7 @@
-/* Random bytes and random scalars: the one place where nonces come from. */
+/*
+ * Random bytes and random scalars: the one place where nonces come from. A few
+ * are drawn from the source itself; a batch seeds a generator and drops it.
+ */
 #define _DEFAULT_SOURCE
 #include "sm2_internal.h"
 
@@ -68,18 +71,62 @@ static int sm2_scalar_from_bytes(sm2_u256 *k, const uint8_t b[32])
     return sm2_declassify_bit(sm2_fn_is_valid(k));
 }
 
+/* Lanes from which a generator is used, in place of a draw from the source for each lane. */
+#define SM2_DRBG_FROM 16
+
+/* g := a generator with a seed of its own. CT: yes. */
+static int sm2_drbg_seed(sm2_drbg *g)
+{
+    uint8_t seed[SM2_SEED_SIZE];
+    int status = sm2_random(seed, sizeof seed);
+
+    if (status == SM2_OK && !sm2_blocks_differ(seed, 16, sizeof seed / 16)) {
+        status = SM2_ERR_ENTROPY;
+    }
+    if (status == SM2_OK) {
+        sm2_drbg_init(g, seed);
+    }
+    sm2_wipe(seed, sizeof seed);
+    return status;
+}
+
+/*
+ * out := n blocks of 32 random bytes, from the generator, or from the source
+ * where there is none (g is NULL); none equals the one before it. CT: yes.
+ */
+static int sm2_draw(sm2_drbg *g, uint8_t *out, size_t n)
+{
+    int status;
+
+    if (g != NULL) {
+        return sm2_drbg_blocks(g, out, n) ? SM2_OK : SM2_ERR_ENTROPY;
+    }
+    status = sm2_random(out, 32 * n);
+    if (status == SM2_OK && !sm2_blocks_differ(out, 32, n)) {
+        status = SM2_ERR_ENTROPY;
+    }
+    return status;
+}
+
 /* k[i] := uniform in [1, n-1]. CT: yes, up to how many draws were rejected. */
-int sm2_random_scalars(sm2_u256 *k, size_t lanes)
+int sm2_batch_scalars(sm2_drbg *g, sm2_u256 *k, size_t lanes)
 {
     uint8_t buffer[32 * SM2_LANES_MAX];
-    int status, draws;
+    int status = SM2_OK, draws;
     size_t i;
 
     VERIFY_CHECK(lanes <= SM2_LANES_MAX);
-    status = sm2_random(buffer, 32 * lanes);
+    if (lanes < SM2_DRBG_FROM) {
+        g = NULL;
+    } else if (g->left < lanes) {
+        status = sm2_drbg_seed(g);
+    }
+    if (status == SM2_OK) {
+        status = sm2_draw(g, buffer, lanes);
+    }
     for (i = 0; i < lanes && status == SM2_OK; i++) {
         for (draws = 1; !sm2_scalar_from_bytes(&k[i], buffer + 32 * i); draws++) {
-            status = draws < SM2_DRAWS_MAX ? sm2_random(buffer + 32 * i, 32) : SM2_ERR_ENTROPY;
+            status = draws < SM2_DRAWS_MAX ? sm2_draw(NULL, buffer + 32 * i, 1) : SM2_ERR_ENTROPY;
             if (status != SM2_OK) {
                 break;
             }
@@ -89,5 +136,15 @@ int sm2_random_scalars(sm2_u256 *k, size_t lanes)
     if (status != SM2_OK) {
         sm2_wipe(k, lanes * sizeof *k);
     }
+    return status;
+}
+
+/* The same, with a generator of its own. CT: yes, up to how many draws were rejected. */
+int sm2_random_scalars(sm2_u256 *k, size_t lanes)
+{
+    sm2_drbg g = SM2_DRBG_UNSEEDED;
+    int status = sm2_batch_scalars(&g, k, lanes);
+
+    sm2_wipe(&g, sizeof g);
     return status;
 }

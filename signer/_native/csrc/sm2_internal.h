@@ -17,11 +17,58 @@ extern const sm2_backend *sm2_active_backend;
 int sm2_random(uint8_t *out, size_t n);
 
 /*
- * k[i] := uniform in [1, n-1] for i < lanes, by rejection; that a draw was
- * rejected is public, what it was is not. SM2_ERR_ENTROPY: k is all zero.
- * In: lanes <= SM2_LANES_MAX. CT: yes.
+ * The generator of one batch: Hash_DRBG with SM3. `v` is 256*V, least
+ * significant limb first; `last` is the block given out last; `left` is how
+ * many more it may give before it must be seeded again.
  */
+typedef struct {
+    uint64_t v[7];
+    uint8_t last[32];
+    size_t left;
+} sm2_drbg;
+
+/* A generator that has yet to be seeded. To be wiped after use. */
+#define SM2_DRBG_UNSEEDED {{0}, {0}, 0}
+
+#define SM2_SEED_SIZE 48 /* 256 bits of entropy, and 128 for the nonce of the standard */
+
+/* Blocks of one seed: what a request may ask for at most (SP 800-90A Table 2) is 2,048. */
+#define SM2_DRBG_BLOCKS 1024
+
+/* g := a generator seeded with these bytes. CT: yes. */
+void sm2_drbg_init(sm2_drbg *g, const uint8_t seed[SM2_SEED_SIZE]);
+
+/*
+ * out := the next n blocks of 32 bytes. Returns 1, or 0 if a block equals the
+ * one before it: the generator is then not to be used. CT: yes; the verdict is public.
+ */
+int sm2_drbg_blocks(sm2_drbg *g, uint8_t *out, size_t n);
+
+/*
+ * 1 if each of n blocks of `size` bytes differs from the one before it. In:
+ * size a multiple of 8. CT: yes; the verdict is public.
+ */
+int sm2_blocks_differ(const uint8_t *p, size_t size, size_t n);
+
+/*
+ * k[i] := uniform in [1, n-1] for i < lanes, by rejection; that a draw was
+ * rejected is public, what it was is not. Many are taken from g, which is
+ * seeded when it has to be, a few from the source. SM2_ERR_ENTROPY: k is all
+ * zero. In: lanes <= SM2_LANES_MAX. CT: yes.
+ */
+int sm2_batch_scalars(sm2_drbg *g, sm2_u256 *k, size_t lanes);
+
+/* As sm2_batch_scalars, with a generator of its own. CT: yes. */
 int sm2_random_scalars(sm2_u256 *k, size_t lanes);
+
+/* From this many pairs on they are tested by one combination of all, where the backend can. */
+#define SM2_PAIRS_MIN 16
+
+/*
+ * 1 if the n pairs are consistent; 0 if not, or if *status is no longer
+ * SM2_OK. In: n <= SM2_LANES_MAX. CT: yes; the verdict is public.
+ */
+int sm2_pairs_are_consistent(sm2_private *const *key, const sm2_point *q, size_t n, int *status);
 
 /* 1 if (x, y) are < p and on the curve, else 0. CT: yes. */
 uint64_t sm2_point_is_valid(const sm2_point *q);

@@ -1,6 +1,9 @@
 /* Keys: import, export, generation, and the hash Z that binds a key to its holder. */
 #include "sm2_internal.h"
 
+#define Z_ID_SHORT 64 /* bytes of an identifier for which Z is computed in lanes */
+#define Z_STRIP 64    /* keys at once */
+
 const sm2_backend *sm2_active_backend;
 
 static const sm2_point sm2_minus_g = {
@@ -97,35 +100,11 @@ static void sm2_private_invert_many(sm2_private *const *key, size_t n)
     sm2_wipe(&u, sizeof u);
 }
 
-/* 1 if each of the n pairs signs what its public key verifies. n <= SM2_LANES_MAX. CT: yes. */
-static int sm2_pairs_are_consistent(sm2_private *const *key, const sm2_point *q, size_t n,
-                                    int *status)
-{
-    const sm2_point *public_key[SM2_LANES_MAX];
-    uint8_t digest[32 * SM2_LANES_MAX], signature[64 * SM2_LANES_MAX], valid[SM2_LANES_MAX];
-    size_t i;
-    int ok = 1;
-
-    for (i = 0; i < n; i++) {
-        public_key[i] = &q[i];
-        sm2_u256_store(digest + 32 * i, &q[i].x);
-    }
-    *status = sm2_sign_many(signature, (const sm2_private *const *)key, 1, digest, n);
-    if (*status != SM2_OK) {
-        return 0;
-    }
-    sm2_verify_many(valid, public_key, 1, digest, signature, n);
-    for (i = 0; i < n; i++) {
-        ok &= valid[i];
-    }
-    return ok;
-}
-
 /* Up to SM2_LANES_MAX key pairs. Outputs, errors: as sm2_generate_many. CT: yes. */
-static int sm2_generate_chunk(sm2_private *const *key, sm2_point *q, size_t n)
+static int sm2_generate_chunk(sm2_private *const *key, sm2_point *q, sm2_drbg *g, size_t n)
 {
     sm2_u256 d[SM2_LANES_MAX];
-    int status = sm2_random_scalars(d, n), draws;
+    int status = sm2_batch_scalars(g, d, n), draws;
     size_t i;
 
     for (i = 0; i < n && status == SM2_OK; i++) {
@@ -152,13 +131,15 @@ static int sm2_generate_chunk(sm2_private *const *key, sm2_point *q, size_t n)
 /* n fresh, checked key pairs; on failure all keys are wiped. CT: yes. */
 int sm2_generate_many(sm2_private *const *key, sm2_point *q, size_t n)
 {
+    sm2_drbg g = SM2_DRBG_UNSEEDED;
     int status = SM2_OK;
     size_t i, take;
 
     for (i = 0; i < n && status == SM2_OK; i += take) {
         take = n - i < SM2_LANES_MAX ? n - i : SM2_LANES_MAX;
-        status = sm2_generate_chunk(key + i, q + i, take);
+        status = sm2_generate_chunk(key + i, q + i, &g, take);
     }
+    sm2_wipe(&g, sizeof g);
     if (status != SM2_OK) {
         for (i = 0; i < n; i++) {
             sm2_wipe(key[i], sizeof *key[i]);
@@ -219,19 +200,21 @@ void sm2_public_export(uint8_t out[SM2_PUBLIC_SIZE], const sm2_point *q)
     sm2_point_store(out + 1, q);
 }
 
+/* a||b||xG||yG of GB/T 32918.5. */
+static const uint8_t sm2_curve[128] = {
+    0xFF, 0xFF, 0xFF, 0xFE, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF,
+    0xFF, 0xFF, 0xFF, 0xFF, 0x00, 0x00, 0x00, 0x00, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFC,
+    0x28, 0xE9, 0xFA, 0x9E, 0x9D, 0x9F, 0x5E, 0x34, 0x4D, 0x5A, 0x9E, 0x4B, 0xCF, 0x65, 0x09, 0xA7,
+    0xF3, 0x97, 0x89, 0xF5, 0x15, 0xAB, 0x8F, 0x92, 0xDD, 0xBC, 0xBD, 0x41, 0x4D, 0x94, 0x0E, 0x93,
+    0x32, 0xC4, 0xAE, 0x2C, 0x1F, 0x19, 0x81, 0x19, 0x5F, 0x99, 0x04, 0x46, 0x6A, 0x39, 0xC9, 0x94,
+    0x8F, 0xE3, 0x0B, 0xBF, 0xF2, 0x66, 0x0B, 0xE1, 0x71, 0x5A, 0x45, 0x89, 0x33, 0x4C, 0x74, 0xC7,
+    0xBC, 0x37, 0x36, 0xA2, 0xF4, 0xF6, 0x77, 0x9C, 0x59, 0xBD, 0xCE, 0xE3, 0x6B, 0x69, 0x21, 0x53,
+    0xD0, 0xA9, 0x87, 0x7C, 0xC6, 0x2A, 0x47, 0x40, 0x02, 0xDF, 0x32, 0xE5, 0x21, 0x39, 0xF0, 0xA0,
+};
+
 /* z := SM3(ENTL||ID||a||b||xG||yG||xA||yA). CT: no, public. */
 int sm2_z(uint8_t z[SM2_DIGEST_SIZE], const uint8_t *id, size_t n, const sm2_point *q)
 {
-    static const uint8_t curve[128] = {
-        0xFF, 0xFF, 0xFF, 0xFE, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF,
-        0xFF, 0xFF, 0xFF, 0xFF, 0x00, 0x00, 0x00, 0x00, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFC,
-        0x28, 0xE9, 0xFA, 0x9E, 0x9D, 0x9F, 0x5E, 0x34, 0x4D, 0x5A, 0x9E, 0x4B, 0xCF, 0x65, 0x09, 0xA7,
-        0xF3, 0x97, 0x89, 0xF5, 0x15, 0xAB, 0x8F, 0x92, 0xDD, 0xBC, 0xBD, 0x41, 0x4D, 0x94, 0x0E, 0x93,
-        0x32, 0xC4, 0xAE, 0x2C, 0x1F, 0x19, 0x81, 0x19, 0x5F, 0x99, 0x04, 0x46, 0x6A, 0x39, 0xC9, 0x94,
-        0x8F, 0xE3, 0x0B, 0xBF, 0xF2, 0x66, 0x0B, 0xE1, 0x71, 0x5A, 0x45, 0x89, 0x33, 0x4C, 0x74, 0xC7,
-        0xBC, 0x37, 0x36, 0xA2, 0xF4, 0xF6, 0x77, 0x9C, 0x59, 0xBD, 0xCE, 0xE3, 0x6B, 0x69, 0x21, 0x53,
-        0xD0, 0xA9, 0x87, 0x7C, 0xC6, 0x2A, 0x47, 0x40, 0x02, 0xDF, 0x32, 0xE5, 0x21, 0x39, 0xF0, 0xA0,
-    };
     uint8_t part[64];
     sm3_ctx c;
 
@@ -243,9 +226,43 @@ int sm2_z(uint8_t z[SM2_DIGEST_SIZE], const uint8_t *id, size_t n, const sm2_poi
     sm3_init(&c);
     sm3_update(&c, part, 2);
     sm3_update(&c, id, n);
-    sm3_update(&c, curve, sizeof curve);
+    sm3_update(&c, sm2_curve, sizeof sm2_curve);
     sm2_point_store(part, q);
     sm3_update(&c, part, 64);
     sm3_final(&c, z);
+    return SM2_OK;
+}
+
+/* z[32*i] := Z of *q[i], for one identifier. CT: no, public. */
+int sm2_z_many(uint8_t *z, const uint8_t *id, size_t n, const sm2_point *const *q, size_t keys)
+{
+    uint8_t in[Z_STRIP][2 + Z_ID_SHORT + sizeof sm2_curve + 64];
+    const uint8_t *message[Z_STRIP];
+    size_t length[Z_STRIP], i, j, take;
+
+    if (n > SM2_ID_MAX) {
+        return SM2_ERR_LENGTH;
+    }
+    if (n > Z_ID_SHORT) {
+        for (i = 0; i < keys; i++) {
+            (void)sm2_z(z + 32 * i, id, n, q[i]);
+        }
+        return SM2_OK;
+    }
+    for (i = 0; i < keys; i += take) {
+        take = keys - i < Z_STRIP ? keys - i : Z_STRIP;
+        for (j = 0; j < take; j++) {
+            in[j][0] = (uint8_t)(n >> 5);
+            in[j][1] = (uint8_t)(n << 3);
+            if (n > 0) {
+                memcpy(in[j] + 2, id, n);
+            }
+            memcpy(in[j] + 2 + n, sm2_curve, sizeof sm2_curve);
+            sm2_point_store(in[j] + 2 + n + sizeof sm2_curve, q[i + j]);
+            message[j] = in[j];
+            length[j] = 2 + n + sizeof sm2_curve + 64;
+        }
+        sm2_active_backend->sm3_many(z + 32 * i, message, length, take);
+    }
     return SM2_OK;
 }

@@ -111,7 +111,7 @@ SM2_INLINE void sm2_window_point(sm2_affine *r, const uint64_t (*table)[8], cons
  * sm2_comb_impl.h only that last addition can meet equal points.
  * In: 0 < k < n; q on the curve. CT: yes.
  */
-static void sm2_mul_one(sm2_point *out, const sm2_u256 *k, const sm2_point *q)
+SM2_UNUSED static void sm2_mul_one(sm2_point *out, const sm2_u256 *k, const sm2_point *q)
 {
     sm2_affine points[SM2_WINDOW_ENTRIES], p;
     uint64_t table[SM2_WINDOW_ENTRIES][8], negate;
@@ -162,7 +162,7 @@ static void sm2_mul_one(sm2_point *out, const sm2_u256 *k, const sm2_point *q)
 }
 
 /* out[i] := k[i]*q[i] for i < n. In: see sm2_backend.h. CT: yes. */
-static void sm2_mul_many_impl(sm2_point *out, const sm2_u256 *k, const sm2_point *const *q,
+SM2_UNUSED static void sm2_mul_many_impl(sm2_point *out, const sm2_u256 *k, const sm2_point *const *q,
                               size_t n)
 {
     size_t i;

@@ -52,15 +52,79 @@ static const uint8_t kat_sm3_abc[32] = {
     0xDC, 0x10, 0xE4, 0xE2, 0x41, 0x67, 0xC4, 0x87, 0x5C, 0xF2, 0xF7, 0xA2,
     0x29, 0x7D, 0xA0, 0x2B, 0x8F, 0x4B, 0xA8, 0xE0};
 
+/* SM3 of "abcd", sixteen times. */
+static const uint8_t kat_sm3_abcd[32] = {
+    0xDE, 0xBE, 0x9F, 0xF9, 0x22, 0x75, 0xB8, 0xA1, 0x38, 0x60, 0x48, 0x89,
+    0xC1, 0x8E, 0x5A, 0x4D, 0x6F, 0xDB, 0x70, 0xE5, 0x38, 0x7E, 0x57, 0x65,
+    0x29, 0x3D, 0xCB, 0xA3, 0x9C, 0x0C, 0x57, 0x32};
+
+/* SM3 of the hashes of KAT_UNEVEN messages: number i is (37i mod 300) bytes of a pattern, from i on. */
+static const uint8_t kat_sm3_uneven[32] = {
+    0x62, 0x08, 0xED, 0x2E, 0xAE, 0x02, 0x8E, 0xD4, 0x64, 0xD1, 0xAA, 0x20,
+    0x71, 0x29, 0xA7, 0x7E, 0x8B, 0xC4, 0x25, 0x06, 0xB6, 0xC6, 0x16, 0xFC,
+    0xC1, 0x1A, 0xFB, 0x6E, 0x46, 0xEB, 0x7C, 0xFE};
+
+/* SM3 of KAT_UNEVEN blocks of the generator seeded with 0, 1, 2, ... */
+static const uint8_t kat_drbg[32] = {
+    0xA7, 0xD4, 0xB8, 0x42, 0x94, 0xD3, 0x58, 0x07, 0x14, 0x99, 0x2A, 0xCD,
+    0x18, 0xAC, 0xAB, 0x63, 0x38, 0xB2, 0xED, 0xD0, 0x8E, 0x05, 0x87, 0x21,
+    0xE5, 0xAA, 0xEA, 0xE6, 0x1D, 0x87, 0x73, 0x4A};
+
 static const uint8_t kat_message[] = "message digest";
 static const uint8_t kat_plaintext[] = "encryption standard";
 
 /* Enough lanes for every path of a backend, and one more than a round number. */
 #define KAT_LANES 33
 
+/* Messages of unequal lengths: more than twice as many as any vector has lanes. */
+#define KAT_UNEVEN 71
+
+/* 1 if lanes that are done at different times are right. */
+static int sm2_selftest_hash_uneven(const sm2_backend *backend)
+{
+    uint8_t pattern[KAT_UNEVEN + 300], out[32 * KAT_UNEVEN];
+    const uint8_t *message[KAT_UNEVEN];
+    size_t length[KAT_UNEVEN], i;
+
+    for (i = 0; i < sizeof pattern; i++) {
+        pattern[i] = (uint8_t)(7 * i + i / 64);
+    }
+    for (i = 0; i < KAT_UNEVEN; i++) {
+        message[i] = pattern + i;
+        length[i] = 37 * i % 300;
+    }
+    backend->sm3_many(out, message, length, KAT_UNEVEN);
+    sm3_hash(out, out, sizeof out);
+    return memcmp(out, kat_sm3_uneven, 32) == 0;
+}
+
+/* 1 if the generator is right, in a batch and block by block. */
+static int sm2_selftest_drbg(void)
+{
+    uint8_t seed[SM2_SEED_SIZE], out[32 * KAT_UNEVEN], again[32 * KAT_UNEVEN];
+    sm2_drbg g;
+    size_t i;
+    int ok;
+
+    for (i = 0; i < sizeof seed; i++) {
+        seed[i] = (uint8_t)i;
+    }
+    sm2_drbg_init(&g, seed);
+    ok = sm2_drbg_blocks(&g, out, KAT_UNEVEN);
+    sm2_drbg_init(&g, seed);
+    for (i = 0; i < KAT_UNEVEN; i++) {
+        ok &= sm2_drbg_blocks(&g, again + 32 * i, 1);
+    }
+    ok &= memcmp(out, again, sizeof out) == 0;
+    sm3_hash(out, out, sizeof out);
+    return ok & (memcmp(out, kat_drbg, 32) == 0);
+}
+
 /* 1 if SM3 is right, alone and in a batch. */
 static int sm2_selftest_hash(const sm2_backend *backend)
 {
+    static const uint8_t abcd[] =
+        "abcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcd";
     const uint8_t *message[KAT_LANES];
     uint8_t out[32 * KAT_LANES];
     size_t length[KAT_LANES], i;
@@ -75,8 +139,14 @@ static int sm2_selftest_hash(const sm2_backend *backend)
     backend->sm3_many(out, message, length, KAT_LANES);
     for (i = 0; i < KAT_LANES; i++) {
         ok &= memcmp(out + 32 * i, kat_sm3_abc, 32) == 0;
+        message[i] = abcd;
+        length[i] = sizeof abcd - 1;
     }
-    return ok;
+    backend->sm3_many(out, message, length, KAT_LANES);
+    for (i = 0; i < KAT_LANES; i++) {
+        ok &= memcmp(out + 32 * i, kat_sm3_abcd, 32) == 0;
+    }
+    return ok & sm2_selftest_hash_uneven(backend);
 }
 
 /* 1 if the signature example is met: Z and e, the public key, r and s. */
@@ -159,7 +229,7 @@ int sm2_selftest(const sm2_backend *backend)
     sm2_use_backend(backend);
     ok = sm2_private_import(&key, kat_d) == SM2_OK;
     ok &= sm2_public_import(&q, kat_public, sizeof kat_public) == SM2_OK;
-    ok = ok && sm2_selftest_hash(backend) && sm2_selftest_sign(&key, &q) &&
+    ok = ok && sm2_selftest_hash(backend) && sm2_selftest_drbg() && sm2_selftest_sign(&key, &q) &&
          sm2_selftest_batch(backend, &q) && sm2_selftest_cipher(&key, &q);
     return ok ? SM2_OK : SM2_ERR_SELFTEST;
 }

@@ -38,8 +38,8 @@ static int sm2_sign_lane(uint8_t out[64], const sm2_private *key, const uint8_t 
 }
 
 /* Up to SM2_LANES_MAX signatures; as sm2_sign_many, but out is not cleared on failure. CT: yes. */
-static int sm2_sign_chunk(uint8_t *out, const sm2_private *const *key, size_t key_step,
-                          const uint8_t *digest, size_t n)
+static int sm2_sign_chunk(uint8_t *out, sm2_drbg *nonces, const sm2_private *const *key,
+                          size_t key_step, const uint8_t *digest, size_t n)
 {
     sm2_u256 k[SM2_LANES_MAX];
     sm2_point kg[SM2_LANES_MAX];
@@ -50,7 +50,7 @@ static int sm2_sign_chunk(uint8_t *out, const sm2_private *const *key, size_t ke
         lane[i] = i;
     }
     for (rounds = 0; pending > 0 && status == SM2_OK; rounds++) {
-        status = rounds < SM2_DRAWS_MAX ? sm2_random_scalars(k, pending) : SM2_ERR_ENTROPY;
+        status = rounds < SM2_DRAWS_MAX ? sm2_batch_scalars(nonces, k, pending) : SM2_ERR_ENTROPY;
         if (status != SM2_OK) {
             break;
         }
@@ -74,13 +74,16 @@ static int sm2_sign_chunk(uint8_t *out, const sm2_private *const *key, size_t ke
 int sm2_sign_many(uint8_t *out, const sm2_private *const *key, size_t key_step,
                   const uint8_t *digest, size_t n)
 {
+    sm2_drbg nonces = SM2_DRBG_UNSEEDED;
     int status = SM2_OK;
     size_t i, take;
 
     for (i = 0; i < n && status == SM2_OK; i += take) {
         take = n - i < SM2_LANES_MAX ? n - i : SM2_LANES_MAX;
-        status = sm2_sign_chunk(out + 64 * i, key + i * key_step, key_step, digest + 32 * i, take);
+        status = sm2_sign_chunk(out + 64 * i, &nonces, key + i * key_step, key_step,
+                                digest + 32 * i, take);
     }
+    sm2_wipe(&nonces, sizeof nonces);
     if (status != SM2_OK) {
         sm2_wipe(out, 64 * n);
     }
@@ -128,30 +131,83 @@ static int sm2_verify_prepare_vartime(sm2_u256 *s, sm2_u256 *t, sm2_u256 *x,
     return !sm2_u256_is_zero(t);
 }
 
-/* Up to SM2_LANES_MAX verifications; only well-formed ones reach the kernel. CT: no, public. */
-static void sm2_verify_chunk_vartime(uint8_t *valid, const sm2_point *const *q, size_t q_step,
-                                     const uint8_t *digest, const uint8_t *signature, size_t n)
-{
+/* Up to SM2_LANES_MAX verifications under way; prepared keys fill the arrays from below, others from above. */
+typedef struct {
     sm2_u256 s[SM2_LANES_MAX], t[SM2_LANES_MAX], x[SM2_LANES_MAX], want[SM2_LANES_MAX];
     const sm2_point *key[SM2_LANES_MAX];
+    const void *table[SM2_LANES_MAX];
     uint8_t finite[SM2_LANES_MAX];
-    size_t lane[SM2_LANES_MAX], used = 0, i;
+    size_t lane[SM2_LANES_MAX];
+} sm2_verify_scratch;
+
+/* valid[lane[i]] := 1 if x[i] is as wanted, for from <= i < to. CT: no, public. */
+static void sm2_verify_compare_vartime(uint8_t *valid, sm2_verify_scratch *w, size_t from, size_t to)
+{
+    size_t i;
+
+    for (i = from; i < to; i++) { /* e + x1 = r mod n; x1 may be in [n, p) */
+        sm2_fn_reduce(&w->x[i], &w->x[i]);
+        valid[w->lane[i]] = (uint8_t)(w->finite[i] & sm2_u256_equal(&w->x[i], &w->want[i]));
+    }
+}
+
+/* Up to SM2_LANES_MAX verifications; only well-formed ones reach the kernels. CT: no, public. */
+static void sm2_verify_chunk_vartime(uint8_t *valid, const sm2_point *const *q,
+                                     const void *const *table, size_t q_step,
+                                     const uint8_t *digest, const uint8_t *signature, size_t n)
+{
+    sm2_verify_scratch w;
+    size_t low = 0, high = SM2_LANES_MAX, at, i;
+    const void *known;
 
     for (i = 0; i < n; i++) {
         valid[i] = 0;
-        if (sm2_verify_prepare_vartime(&s[used], &t[used], &want[used], signature + 64 * i,
+        known = table != NULL ? table[i * q_step] : NULL;
+        at = known != NULL ? low : high - 1;
+        if (sm2_verify_prepare_vartime(&w.s[at], &w.t[at], &w.want[at], signature + 64 * i,
                                        digest + 32 * i)) {
-            key[used] = q[i * q_step];
-            lane[used++] = i;
+            w.key[at] = q[i * q_step];
+            w.table[at] = known;
+            w.lane[at] = i;
+            low += known != NULL;
+            high -= known == NULL;
         }
     }
-    if (used == 0) {
-        return;
+    if (low > 0) {
+        sm2_active_backend->mul2_prepared_many_vartime(w.x, w.finite, w.s, w.t, w.key, w.table, low);
+        sm2_verify_compare_vartime(valid, &w, 0, low);
     }
-    sm2_active_backend->mul2_many_vartime(x, finite, s, t, key, used);
-    for (i = 0; i < used; i++) { /* e + x1 = r mod n; x1 may be in [n, p) */
-        sm2_fn_reduce(&x[i], &x[i]);
-        valid[lane[i]] = (uint8_t)(finite[i] & sm2_u256_equal(&x[i], &want[i]));
+    if (high < SM2_LANES_MAX) {
+        sm2_active_backend->mul2_many_vartime(w.x + high, w.finite + high, w.s + high, w.t + high,
+                                              w.key + high, SM2_LANES_MAX - high);
+        sm2_verify_compare_vartime(valid, &w, high, SM2_LANES_MAX);
+    }
+}
+
+/* Bytes of the table of one key, or 0. */
+size_t sm2_key_table_size(void)
+{
+    return sm2_active_backend->key_table_size;
+}
+
+/* table := what makes verification under q faster. CT: no, public. */
+void sm2_key_table_build(void *table, const sm2_point *q)
+{
+    sm2_active_backend->key_table_build(table, q);
+}
+
+/* valid[i] := 1 or 0, each lane for itself, with the tables of keys that have one. CT: no, public. */
+void sm2_verify_prepared_many(uint8_t *valid, const sm2_point *const *q,
+                              const void *const *table, size_t q_step, const uint8_t *digest,
+                              const uint8_t *signature, size_t n)
+{
+    size_t i, take;
+
+    for (i = 0; i < n; i += take) {
+        take = n - i < SM2_LANES_MAX ? n - i : SM2_LANES_MAX;
+        sm2_verify_chunk_vartime(valid + i, q + i * q_step,
+                                 table != NULL ? table + i * q_step : NULL, q_step,
+                                 digest + 32 * i, signature + 64 * i, take);
     }
 }
 
@@ -159,11 +215,5 @@ static void sm2_verify_chunk_vartime(uint8_t *valid, const sm2_point *const *q, 
 void sm2_verify_many(uint8_t *valid, const sm2_point *const *q, size_t q_step,
                      const uint8_t *digest, const uint8_t *signature, size_t n)
 {
-    size_t i, take;
-
-    for (i = 0; i < n; i += take) {
-        take = n - i < SM2_LANES_MAX ? n - i : SM2_LANES_MAX;
-        sm2_verify_chunk_vartime(valid + i, q + i * q_step, q_step, digest + 32 * i,
-                                 signature + 64 * i, take);
-    }
+    sm2_verify_prepared_many(valid, q, NULL, q_step, digest, signature, n);
 }

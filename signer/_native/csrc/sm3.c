@@ -47,7 +47,6 @@ void sm3_update(sm3_ctx *c, const void *data, size_t n)
 void sm3_final(sm3_ctx *c, uint8_t out[SM3_DIGEST_SIZE])
 {
     size_t have = (size_t)(c->length % SM3_BLOCK_SIZE);
-    int i;
 
     c->block[have++] = 0x80;
     memset(c->block + have, 0, SM3_BLOCK_SIZE - have);
@@ -57,12 +56,7 @@ void sm3_final(sm3_ctx *c, uint8_t out[SM3_DIGEST_SIZE])
     }
     sm2_store64_be(c->block + SM3_BLOCK_SIZE - 8, c->length << 3);
     sm3_compress(c->state, c->block, 1);
-    for (i = 0; i < 8; i++) {
-        out[4 * i] = (uint8_t)(c->state[i] >> 24);
-        out[4 * i + 1] = (uint8_t)(c->state[i] >> 16);
-        out[4 * i + 2] = (uint8_t)(c->state[i] >> 8);
-        out[4 * i + 3] = (uint8_t)c->state[i];
-    }
+    sm3_store_state(out, c->state);
     sm2_wipe(c, sizeof *c);
 }
 

@@ -117,6 +117,19 @@ SM2_INLINE void sm3_compress_impl(uint32_t state[8], const uint8_t *p, size_t bl
         0xA96F30BC, 0x163138AA, 0xE38DEE4D, 0xB0FB0E4E                           \
     }
 
+/* out := the hash that `state` is. CT: yes. */
+SM2_INLINE void sm3_store_state(uint8_t out[SM3_DIGEST_SIZE], const uint32_t state[8])
+{
+    int i;
+
+    for (i = 0; i < 8; i++) {
+        out[4 * i] = (uint8_t)(state[i] >> 24);
+        out[4 * i + 1] = (uint8_t)(state[i] >> 16);
+        out[4 * i + 2] = (uint8_t)(state[i] >> 8);
+        out[4 * i + 3] = (uint8_t)state[i];
+    }
+}
+
 /* out := SM3 of n bytes, without a context. CT: yes (in the contents). */
 static void sm3_hash_impl(uint8_t out[SM3_DIGEST_SIZE], const uint8_t *data, size_t n)
 {
@@ -124,7 +137,6 @@ static void sm3_hash_impl(uint8_t out[SM3_DIGEST_SIZE], const uint8_t *data, siz
     uint8_t tail[2 * SM3_BLOCK_SIZE];
     size_t whole = n / SM3_BLOCK_SIZE, rest = n % SM3_BLOCK_SIZE;
     size_t padded = rest < SM3_BLOCK_SIZE - 8 ? SM3_BLOCK_SIZE : 2 * SM3_BLOCK_SIZE;
-    int i;
 
     sm3_compress_impl(state, data, whole);
     memset(tail, 0, sizeof tail);
@@ -134,12 +146,7 @@ static void sm3_hash_impl(uint8_t out[SM3_DIGEST_SIZE], const uint8_t *data, siz
     tail[rest] = 0x80;
     sm2_store64_be(tail + padded - 8, (uint64_t)n << 3);
     sm3_compress_impl(state, tail, padded / SM3_BLOCK_SIZE);
-    for (i = 0; i < 8; i++) {
-        out[4 * i] = (uint8_t)(state[i] >> 24);
-        out[4 * i + 1] = (uint8_t)(state[i] >> 16);
-        out[4 * i + 2] = (uint8_t)(state[i] >> 8);
-        out[4 * i + 3] = (uint8_t)state[i];
-    }
+    sm3_store_state(out, state);
     sm2_wipe(state, sizeof state);
     sm2_wipe(tail, sizeof tail);
 }

@@ -1,0 +1,31 @@
+/* The choice between the two kinds of vectors. */
+#include "sm3_many.h"
+
+#if defined(__x86_64__)
+
+#include "sm2_cpu.h"
+
+typedef void sm3_many_fn(uint8_t *, const uint8_t *const *, const size_t *, size_t);
+
+static sm3_many_fn *sm3_many_best = sm3_many_avx2;
+
+/* Runs when the program, or the library, is loaded: before anything can call what it chooses. */
+__attribute__((constructor)) static void sm3_many_choose(void)
+{
+    sm2_cpu cpu;
+
+    sm2_cpu_detect(&cpu);
+    if (cpu.avx512f && cpu.avx512bw && cpu.bmi2) {
+        sm3_many_best = sm3_many_avx512;
+    }
+}
+
+/* out[32*i] := SM3 of the len[i] bytes at msg[i]. Needs AVX2, BMI2. CT: yes (in the contents). */
+void sm3_many_x86_64(uint8_t *out, const uint8_t *const *msg, const size_t *len, size_t lanes)
+{
+    sm3_many_best(out, msg, len, lanes);
+}
+
+#else
+typedef int sm3_many_absent; /* ISO C wants something in a unit */
+#endif

@@ -31,10 +31,10 @@ test: $(VENV)/.built-dev ## everything that judges the project: style, types, co
 lint: $(VENV)/.built-dev ## the part of `make test` that reads the sources only
 	$(BIN)/python -m pytest -q tests/test_sources.py
 
-bench: $(VENV)/.built-dev ## native core beside tongsuopy and gmssl (best backend, portable backend), /v1/sign beside aiohttp alone, devices
+bench: $(VENV)/.built-dev ## native core (each backend) beside tongsuopy and gmssl, /v1/sign beside aiohttp alone, devices
 	@tools/apt-need.sh "the load generator" wrk
-	taskset -c 0 $(BIN)/python tests/bench/native_bench.py
-	QIANYAN_NATIVE_BACKEND=portable taskset -c 0 $(BIN)/python tests/bench/native_bench.py
+	@for backend in $$($(BIN)/python -c 'from signer._native import cpu; print(*cpu.backends())'); do \
+	  QIANYAN_NATIVE_BACKEND=$$backend taskset -c 0 $(BIN)/python tests/bench/native_bench.py || exit 1; done
 	$(BIN)/python tests/bench/http_bench.py
 	$(BIN)/python tests/bench/hsm_bench.py
 

@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,10 +29,8 @@ class Workers(Service):
 
     def pids(self) -> list[int]:
         """The worker processes."""
-        listing = subprocess.run(
-            ["ps", "--ppid", str(self.process.pid), "-o", "pid="], capture_output=True, text=True, check=False
-        )
-        return [int(pid) for pid in listing.stdout.split()]
+        own = self.process.pid
+        return [int(pid) for pid in Path(f"/proc/{own}/task/{own}/children").read_text().split() if alive(int(pid))]
 
     def metric(self, name: str) -> dict[str, float]:
         """A metric without labels of its own, by worker."""

@@ -225,3 +225,6 @@ def test_a_stopped_clock_stops_signing_certificates(tmp_path: Path) -> None:
         answer = service.call("POST", "/v1/certificates", {"csr": csr, "profile": "organisation"})
         assert (answer.status, answer.json["code"]) == (503, "clock_behind")
         assert service.get("/readyz").status == 503
+        frozen = installation.run("key", "freeze", "demo")
+        assert frozen.status == 0, "a key can be stopped with a wrong clock"
+        assert (sign(service).status, sign(service).json["code"]) == (422, "key_frozen")

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import click
 
-from core.audit import AuditEvent
 from core.clock import rfc3339, system_clock
 from core.model import KeyPurpose, KeyState
-from core.store import audit, counters, keys
+from core.store import keys
+from core.store.database import open_database
 from core.store.keys import KeyRecord
 from service.commands import key_service_command
 from service.commands.shared import (
     actor,
     config_option,
     json_option,
+    load_settings,
     print_json,
     print_result,
     print_table,
@@ -21,12 +22,7 @@ from service.commands.shared import (
     with_node,
     with_store,
 )
-
-_ACTIONS = {
-    KeyState.ACTIVE: "key.resume",
-    KeyState.FROZEN: "key.freeze",
-    KeyState.COMPROMISED: "key.compromise",
-}
+from signer.engine.engine import change_key_state
 
 
 @click.group()
@@ -102,12 +98,12 @@ def create(key_id: str, owner: str, device_index: int | None, config_file: str |
 
 def _change(key_id: str, state: KeyState, config_file: str | None, as_json: bool) -> None:
     async def write() -> KeyRecord:
-        async with with_store(config_file) as database, database.write() as connection:
-            now_ms = await counters.advance_time(connection, system_clock())
-            changed = await keys.change_state(connection, key_id, state, at_ms=now_ms)
-            event = AuditEvent(actor(), _ACTIONS[state], key_id)
-            await audit.append(connection, event, at_ms=now_ms)
-            return changed
+        # Without the look at the clock that other commands take: a key can be stopped with a wrong one.
+        database = await open_database(load_settings(config_file).store_url)
+        try:
+            return await change_key_state(database, key_id, state, actor(), system_clock)
+        finally:
+            await database.close()
 
     record = run(write())
     print_result(_as_json(record), as_json, lambda: f"{record.id} is {record.state.value}")

@@ -121,6 +121,18 @@ class BoundSigner:
         return sm2.signature_to_der(raw)
 
 
+async def change_key_state(
+    database: Database, key_id: str, state: KeyState, actor: str, clock: Clock
+) -> keys.KeyRecord:
+    """Changes a key's state in the store alone: needs no key opened. Raises as `SigningEngine.set_key_state`."""
+    async with database.write() as connection:
+        # Stopping a key must work with a wrong clock, too; time still never goes back in the record.
+        now_ms = max(clock(), await counters.current(connection, counters.LAST_TIME))
+        changed = await keys.change_state(connection, key_id, state, at_ms=now_ms)
+        await audit.append(connection, AuditEvent(actor, _STATE_ACTIONS[state], key_id), at_ms=now_ms)
+        return changed
+
+
 class SigningEngine:
     """See the module. `start()`, then sign; `close()` answers what was accepted and writes the last counts.
 
@@ -280,11 +292,7 @@ class SigningEngine:
 
         Raises NotFound (code "key_unknown"), Refused (code "key_state").
         """
-        async with self._database.write() as connection:
-            # Stopping a key must work with a wrong clock, too; time still never goes back in the record.
-            now_ms = max(self._clock(), await counters.current(connection, counters.LAST_TIME))
-            await keys.change_state(connection, key_id, state, at_ms=now_ms)
-            await audit.append(connection, AuditEvent(actor, _STATE_ACTIONS[state], key_id), at_ms=now_ms)
+        await change_key_state(self._database, key_id, state, actor, self._clock)
         await self._keyring.refresh()
 
     async def _key(self, key_id: str, purpose: KeyPurpose, caller: str) -> Key:

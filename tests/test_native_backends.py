@@ -20,6 +20,7 @@ SUITES = [
     "test_native_sm2_encrypt.py",
     "test_native_sm2_agree.py",
     "test_native_sm2_nonce.py",
+    "test_native_key_tables.py",
 ]
 
 

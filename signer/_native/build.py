@@ -79,6 +79,7 @@ def extensions() -> list[Extension]:
             extension("cpu", BACKEND_SOURCES),
             extension("sm3", ("sm3.c",)),
             extension("sm2", FRONT_SOURCES),
+            extension("shamir", ("shamir.c",)),
         ],
         build_dir="build/cython",
         compiler_directives=DIRECTIVES,

@@ -85,6 +85,7 @@ cdef bytes new_bytes(size_t n, uint8_t **p):
 
 
 @cython.final
+@cython.no_gc  # nothing it holds can lead back to it
 cdef class PublicKey:
     """A point on the curve, fit to verify and to encrypt for."""
 
@@ -213,16 +214,20 @@ cdef bint is_der(str encoding) except -1:
 
 
 @cython.final
+@cython.no_gc  # nothing it holds can lead back to it
 cdef class PrivateKey:
     """A private key in locked memory. Not to be copied, pickled or shown."""
 
     cdef sm2_private *key
     cdef Py_ssize_t users  # operations under way, in any thread
     cdef bint wiped
-    cdef PublicKey public
+    cdef bint has_point  # q is the public key
+    cdef sm2_point q
+    cdef PublicKey public  # once it has been asked for
 
     def __cinit__(self):
         self.wiped = True  # until there is a key in the slot
+        self.has_point = False
         self.key = <sm2_private *>sm2_secmem_get()
         if self.key == NULL:
             raise MemoryError("no memory for a private key")
@@ -272,13 +277,16 @@ cdef class PrivateKey:
 
     @property
     def public_key(self) -> PublicKey:
-        """The public key; still there after wipe() if it was asked for before."""
+        """The public key; still there after wipe() if the key was generated, or it was asked for before."""
         cdef PublicKey made
         if self.public is None:
+            if not self.has_point:
+                self.begin()
+                sm2_private_to_public(&self.q, self.key)
+                self.end()
+                self.has_point = True
             made = PublicKey.__new__(PublicKey, making)
-            self.begin()
-            sm2_private_to_public(&made.q, self.key)
-            self.end()
+            made.q = self.q
             self.public = made
         return self.public
 

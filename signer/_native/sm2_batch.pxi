@@ -180,7 +180,6 @@ def generate_many(Py_ssize_t n) -> list:
     cdef void **key
     cdef sm2_point *q = NULL
     cdef PrivateKey one
-    cdef PublicKey public
     cdef Py_ssize_t i
     cdef int status
     if n < 0:
@@ -199,9 +198,8 @@ def generate_many(Py_ssize_t n) -> list:
         check(status)
         for i in range(n):
             one = made[i]
-            public = PublicKey.__new__(PublicKey, making)
-            public.q = q[i]
-            one.public = public
+            one.q = q[i]
+            one.has_point = True
             one.wiped = False
     finally:
         PyMem_Free(q)

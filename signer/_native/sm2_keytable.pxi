@@ -17,6 +17,7 @@ cdef uint8_t[FILTER_SLOTS] filter_count
 
 
 @cython.final
+@cython.no_gc
 cdef class KeyTable:
     """The table of one public key."""
 

@@ -15,6 +15,7 @@
 
 #include <valgrind/memcheck.h>
 
+#include "shamir.h"
 #include "sm2_internal.h"
 
 #define LANES 20
@@ -102,6 +103,24 @@ static void check_encryption(const sm2_private *key, const sm2_point *q)
     require(sm2_decrypt(message, key, cipher, sizeof cipher) == SM2_ERR_DECRYPT, "refusal");
     VALGRIND_MAKE_MEM_DEFINED(out, sizeof out);
     require(out[0] == 'm' && out[76] == 'm', "the plaintext");
+}
+
+/* Secret, random rows and shares are all secret; the numbers of the shares are not. */
+static void check_shamir(void)
+{
+    static const uint8_t x[3] = {5, 1, 255};
+    uint8_t secret[16], rows[2 * 16], y[3 * 16], out[16];
+
+    memset(secret, 's', sizeof secret);
+    memset(rows, 'r', sizeof rows);
+    VALGRIND_MAKE_MEM_UNDEFINED(secret, sizeof secret);
+    VALGRIND_MAKE_MEM_UNDEFINED(rows, sizeof rows);
+    for (size_t i = 0; i < 3; i++) {
+        shamir_share(y + 16 * i, x[i], secret, rows, 16, 3);
+    }
+    shamir_combine(out, x, y, 16, 3);
+    VALGRIND_MAKE_MEM_DEFINED(out, sizeof out);
+    require(out[0] == 's' && out[15] == 's', "the shared secret");
 }
 
 static void check_agreement(void)
@@ -208,6 +227,7 @@ int main(int argc, char **argv)
     check_signatures(keys, q);
     check_encryption(keys[0], &q[0]);
     check_agreement();
+    check_shamir();
     check_hash(backend);
     puts("done");
     return 0;

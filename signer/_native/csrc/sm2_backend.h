@@ -16,6 +16,42 @@
 /* Most lanes a kernel is handed at once. */
 #define SM2_LANES_MAX 128
 
+/* Most fresh keys that are inverted and tested together. */
+#define SM2_KEYS_MAX 1024
+
+/*
+ * How a random coefficient of the test of fresh pairs is made: a term +-2^((m+1)k + p)
+ * for each window k < windows, p < positions = m. There are (2m)^windows >= 2^32
+ * of them, all different: the lowest bit says what p is in the lowest window, and
+ * the bit above it, which belongs to no other term, the sign. Few keys have few positions, for every
+ * position of every window costs a doubling and an addition.
+ *
+ * Key 16r + 2l + h is in combination l with coefficient 0 of row 2r + h, and
+ * in combination 8 + l with coefficient 1. Term k of coefficient c of row i is
+ * made of word windows*(2i + c) + k: minus if it is odd, p = (word/2)*m >> 15.
+ */
+typedef struct {
+    uint16_t windows, positions;
+} sm2_pairs_shape;
+
+#define SM2_PAIRS_POSITIONS 21 /* most of them; windows*(positions + 1) < 255 */
+
+SM2_INLINE const sm2_pairs_shape *sm2_pairs_shape_of(size_t n)
+{
+    static const sm2_pairs_shape shape[4] = {{16, 2}, {11, 4}, {8, 8}, {6, 21}};
+
+    return &shape[(n >= 48) + (n >= 112) + (n >= 448)];
+}
+
+/* The random 16-bit words that n keys take, n a multiple of 16: one for each term. */
+SM2_INLINE size_t sm2_pairs_words(size_t n)
+{
+    return n / 8 * 2 * sm2_pairs_shape_of(n)->windows;
+}
+
+/* The most that sm2_pairs_words() can say. */
+#define SM2_PAIRS_WORDS_MAX (SM2_KEYS_MAX / 8 * 2 * 8)
+
 /* An affine point, coordinates as ordinary integers < p. Infinity has no such form. */
 typedef struct {
     sm2_u256 x, y;
@@ -68,13 +104,25 @@ typedef struct {
                                        const void *const *table, size_t lanes);
 
     /*
-     * 1 if the sum of c[i]*q[i] is `want`, c[i] being 2^16 - 1 - 2*w[i]; 0 if
-     * not, or if it cannot be said. NULL if this backend has no such kernel.
-     * In: want, q[i] finite and on the curve; lanes <= SM2_LANES_MAX. CT: no,
-     * public values only.
+     * x[i] := 2^256/x[i] mod n; and 1 if each inv[i] is that of x[i], else 0.
+     * In: 0 < x[i] < n, inv[i] < n; lanes a multiple of 16 and <= SM2_KEYS_MAX.
+     * NULL, both, if this backend has no such kernels. CT: yes.
      */
-    int (*combination_is_vartime)(const sm2_point *want, const uint16_t *w, const sm2_point *q,
-                                  size_t lanes);
+    void (*order_invert_many)(sm2_u256 *x, size_t lanes);
+    int (*order_inverses_are)(const sm2_u256 *inv, const sm2_u256 *x, size_t lanes);
+
+    /*
+     * t[i] := combination i of the integers d mod n, i < 16, and 1 if those of
+     * the points q are want[0..15] (0 if not, or if it cannot be said). A
+     * combination has the coefficients that follow from w (as many words as
+     * sm2_pairs_words says) and is of an eighth of the keys; each key is in two.
+     * In: d[i] < n, q[i] and want[i] finite and on the curve; lanes a multiple
+     * of 16 and <= SM2_KEYS_MAX. NULL, both, if this backend has no such
+     * kernels. CT: yes in d; no in q and want, public values only.
+     */
+    void (*combine)(sm2_u256 *t, const uint16_t *w, const sm2_u256 *d, size_t lanes);
+    int (*combinations_are_vartime)(const sm2_point *want, const uint16_t *w,
+                                    const sm2_point *const *q, size_t lanes);
 
     /* out[32*i] := SM3 of the len[i] bytes at msg[i]. In: any number of lanes. CT: yes. */
     void (*sm3_many)(uint8_t *out, const uint8_t *const *msg, const size_t *len, size_t lanes);

@@ -59,7 +59,10 @@ const sm2_backend sm2_backend_x86_64_ifma = {
     .key_table_size = sizeof(sm2_ifma_comb),
     .key_table_build = sm2_ifma_key_table_build,
     .mul2_prepared_many_vartime = sm2_ifma_mul2_prepared_many_vartime,
-    .combination_is_vartime = sm2_ifma_combination_is_vartime,
+    .order_invert_many = sm2_ifma_order_invert_many,
+    .order_inverses_are = sm2_ifma_order_inverses_are,
+    .combine = sm2_ifma_combine,
+    .combinations_are_vartime = sm2_ifma_combinations_are_vartime,
     .sm3_many = SM2_IFMA_SM3,
 };
 

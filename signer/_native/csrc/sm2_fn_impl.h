@@ -119,6 +119,35 @@ SM2_UNUSED static void sm2_fn_inv_mont(sm2_u256 *z, const sm2_u256 *x)
     sm2_wipe(&t, sizeof t);
 }
 
+/*
+ * x[i] := 1/x[i] in Montgomery form for i < count, for the price of one
+ * inversion. In: 0 < x[i] < n, ordinary integers; 1 <= count <= SM2_FN_INVERT_MAX. CT: yes.
+ */
+#define SM2_FN_INVERT_MAX 128
+SM2_UNUSED static void sm2_fn_invert_many(sm2_u256 *x, size_t count)
+{
+    sm2_u256 product[SM2_FN_INVERT_MAX], u;
+    size_t i;
+
+    VERIFY_CHECK(count > 0 && count <= SM2_FN_INVERT_MAX);
+    for (i = 0; i < count; i++) {
+        sm2_fn_to_mont(&x[i], &x[i]);
+        product[i] = x[i];
+        if (i > 0) {
+            sm2_fn_mont_mul(&product[i], &x[i], &product[i - 1]);
+        }
+    }
+    sm2_fn_inv_mont(&u, &product[count - 1]);
+    for (i = count - 1; i > 0; i--) {
+        sm2_fn_mont_mul(&product[i], &u, &product[i - 1]);
+        sm2_fn_mont_mul(&u, &u, &x[i]);
+        x[i] = product[i];
+    }
+    x[0] = u;
+    sm2_wipe(product, count * sizeof product[0]);
+    sm2_wipe(&u, sizeof u);
+}
+
 /* 1 if 1 <= x <= n-1, else 0. CT: yes. */
 SM2_INLINE uint64_t sm2_fn_is_valid(const sm2_u256 *x)
 {

@@ -26,7 +26,9 @@ typedef struct {
     sm2_v l[5];
 } SM2_ALIGNED sm2_fv;
 
-#if defined(__clang__)
+#if defined(SM2_SIMD_SHIM)
+#define SM2_UNROLL /* simulated vectors are loops of their own: compilers would take minutes */
+#elif defined(__clang__)
 #define SM2_UNROLL _Pragma("clang loop unroll(full)")
 #else
 #define SM2_UNROLL _Pragma("GCC unroll 10")
@@ -183,6 +185,33 @@ SM2_UNROLL
     sm2_fv_redc(z, w);
 }
 
+/* z := (x*y + u*v)/2^260 mod p. In: x*y + u*v < cp^2, c <= 32. Out: z < (c/16+1)p. CT: yes. Aliases are fine. */
+SM2_INLINE void sm2_fv_mul_two(sm2_fv *z, const sm2_fv *x, const sm2_fv *y, const sm2_fv *u,
+                               const sm2_fv *v)
+{
+    sm2_v w[10];
+    int i, j;
+
+SM2_UNROLL
+    for (i = 0; i < 10; i++) {
+        w[i] = sm2_v_set1(0);
+    }
+SM2_UNROLL
+    for (i = 0; i < 5; i++) {
+SM2_UNROLL
+        for (j = 0; j < 5; j++) {
+            w[i + j] = sm2_v_mulo(w[i + j], x->l[j], y->l[i]);
+            w[i + j + 1] = sm2_v_muhi(w[i + j + 1], x->l[j], y->l[i]);
+        }
+SM2_UNROLL
+        for (j = 0; j < 5; j++) {
+            w[i + j] = sm2_v_mulo(w[i + j], u->l[j], v->l[i]);
+            w[i + j + 1] = sm2_v_muhi(w[i + j + 1], u->l[j], v->l[i]);
+        }
+    }
+    sm2_fv_redc(z, w);
+}
+
 /* z := x*x/2^260 mod p. In: x < ap. Out: z < (a^2/16+1)p. CT: yes. z may alias x. */
 SM2_INLINE void sm2_fv_sqr_one(sm2_fv *z, const sm2_fv *x)
 {
@@ -225,6 +254,17 @@ __attribute__((noinline, unused)) static void sm2_fw_mul(sm2_fv *z, const sm2_fv
 
     for (g = 0; g < w; g++) {
         sm2_fv_mul_one(&z[g], &x[g], &y[g]);
+    }
+}
+
+__attribute__((noinline, unused)) static void sm2_fw_mul_two(sm2_fv *z, const sm2_fv *x,
+                                                             const sm2_fv *y, const sm2_fv *u,
+                                                             const sm2_fv *v, int w)
+{
+    int g;
+
+    for (g = 0; g < w; g++) {
+        sm2_fv_mul_two(&z[g], &x[g], &y[g], &u[g], &v[g]);
     }
 }
 

@@ -87,8 +87,8 @@ static void sm2_ifma_comb_build(sm2_ifma_comb table, const sm2_point *q)
                 for (lane = 0; lane < 8 && lane < used; lane++) {
                     p[lane] = table[8 * (SM2_PAIR * i + g) + lane][j];
                 }
-                sm2_fv_reduce(&x, &odd[j].x[g]);
-                sm2_fv_reduce(&y, &odd[j].y[g]);
+                sm2_fv_reduce(&x, &odd[j].x[g], sm2_ifma_p);
+                sm2_fv_reduce(&y, &odd[j].y[g], sm2_ifma_p);
                 sm2_fv_store_rows(p, &x, &y, used < 8 ? used : 8);
             }
         }

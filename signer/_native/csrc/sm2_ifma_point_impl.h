@@ -109,12 +109,12 @@ static void sm2_jv_add_affine(sm2_jv *a, const sm2_av *b, const sm2_lanes *minus
                                    sm2_v_add(h[g].l[j], sm2_v_x2(v[g].l[j]))));
         sm2_fv_weak(&a->X[g], t);
         sm2_fv_sub(&v[g], &v[g], &a->X[g]);
+        SM2_FV_SUM(t, j, sm2_v_sub(sm2_v_kp(2, j), a->Y[g].l[j]));
+        sm2_fv_carry(&a->Y[g], t);
     }
-    sm2_fw_mul(h, h, a->Y, w);
-    sm2_fw_mul(r, r, v, w);
+    sm2_fw_mul_two(a->Y, r, v, h, a->Y, w); /* 4p*4p + 2p*2p: < 2.25p */
     for (g = 0; g < w; g++) {
-        SM2_FV_SUM(t, j, sm2_v_sub(sm2_v_add(r[g].l[j], sm2_v_kp(2, j)), h[g].l[j]));
-        sm2_fv_weak(&a->Y[g], t);
+        sm2_fv_weak(&a->Y[g], a->Y[g].l);
     }
 }
 

@@ -61,12 +61,12 @@ int sm2_batch_scalars(sm2_drbg *g, sm2_u256 *k, size_t lanes);
 /* As sm2_batch_scalars, with a generator of its own. CT: yes. */
 int sm2_random_scalars(sm2_u256 *k, size_t lanes);
 
-/* From this many pairs on they are tested by one combination of all, where the backend can. */
+/* From this many pairs on they are tested by combinations of all, where the backend can. */
 #define SM2_PAIRS_MIN 16
 
 /*
  * 1 if the n pairs are consistent; 0 if not, or if *status is no longer
- * SM2_OK. In: n <= SM2_LANES_MAX. CT: yes; the verdict is public.
+ * SM2_OK. In: n <= SM2_KEYS_MAX. CT: yes; the verdict is public.
  */
 int sm2_pairs_are_consistent(sm2_private *const *key, const sm2_point *q, size_t n, int *status);
 

@@ -73,34 +73,37 @@ void sm2_private_to_public(sm2_point *q, const sm2_private *key)
 }
 
 /*
- * inv_mont := 1/(1+d) for every key, for the price of one inversion.
- * In: 1 <= d <= n-2, n >= 1. CT: yes.
+ * inv_mont := 1/(1+d) for every key, sharing inversions.
+ * In: 1 <= d <= n-2, 1 <= n <= SM2_KEYS_MAX. CT: yes.
  */
 static void sm2_private_invert_many(sm2_private *const *key, size_t n)
 {
     static const sm2_u256 one = {{1, 0, 0, 0}};
-    sm2_u256 plus[SM2_LANES_MAX], u;
-    size_t i;
+    sm2_u256 plus[SM2_KEYS_MAX];
+    const size_t full = (n + 15) / 16 * 16;
+    size_t i, take;
 
     for (i = 0; i < n; i++) {
         sm2_fn_add(&plus[i], &key[i]->d, &one);
-        sm2_fn_to_mont(&plus[i], &plus[i]);
-        key[i]->inv_mont = plus[i];
-        if (i > 0) {
-            sm2_fn_mont_mul(&key[i]->inv_mont, &plus[i], &key[i - 1]->inv_mont);
+    }
+    for (; i < full; i++) {
+        plus[i] = one;
+    }
+    if (sm2_active_backend->order_invert_many != NULL && n > 1) {
+        sm2_active_backend->order_invert_many(plus, full);
+    } else {
+        for (i = 0; i < n; i += take) {
+            take = n - i < SM2_FN_INVERT_MAX ? n - i : SM2_FN_INVERT_MAX;
+            sm2_fn_invert_many(plus + i, take);
         }
     }
-    sm2_fn_inv_mont(&u, &key[n - 1]->inv_mont);
-    for (i = n - 1; i > 0; i--) {
-        sm2_fn_mont_mul(&key[i]->inv_mont, &u, &key[i - 1]->inv_mont);
-        sm2_fn_mont_mul(&u, &u, &plus[i]);
+    for (i = 0; i < n; i++) {
+        key[i]->inv_mont = plus[i];
     }
-    key[0]->inv_mont = u;
-    sm2_wipe(plus, n * sizeof plus[0]);
-    sm2_wipe(&u, sizeof u);
+    sm2_wipe(plus, full * sizeof plus[0]);
 }
 
-/* Up to SM2_LANES_MAX key pairs. Outputs, errors: as sm2_generate_many. CT: yes. */
+/* Up to SM2_LANES_MAX pairs, yet without inverses and untested. SM2_ERR_ENTROPY. CT: yes. */
 static int sm2_generate_chunk(sm2_private *const *key, sm2_point *q, sm2_drbg *g, size_t n)
 {
     sm2_u256 d[SM2_LANES_MAX];
@@ -119,12 +122,27 @@ static int sm2_generate_chunk(sm2_private *const *key, sm2_point *q, sm2_drbg *g
     if (status == SM2_OK) {
         sm2_active_backend->mulgen_many(q, d, n);
         sm2_declassify(q, n * sizeof *q);
+    }
+    sm2_wipe(d, n * sizeof d[0]);
+    return status;
+}
+
+/* Up to SM2_KEYS_MAX key pairs, tested together. Outputs, errors: as sm2_generate_many. CT: yes. */
+static int sm2_generate_group(sm2_private *const *key, sm2_point *q, sm2_drbg *g, size_t n)
+{
+    int status = SM2_OK;
+    size_t i, take;
+
+    for (i = 0; i < n && status == SM2_OK; i += take) {
+        take = n - i < SM2_LANES_MAX ? n - i : SM2_LANES_MAX;
+        status = sm2_generate_chunk(key + i, q + i, g, take);
+    }
+    if (status == SM2_OK) {
         sm2_private_invert_many(key, n);
         if (!sm2_pairs_are_consistent(key, q, n, &status) && status == SM2_OK) {
             status = SM2_ERR_SELFTEST;
         }
     }
-    sm2_wipe(d, n * sizeof d[0]);
     return status;
 }
 
@@ -136,8 +154,8 @@ int sm2_generate_many(sm2_private *const *key, sm2_point *q, size_t n)
     size_t i, take;
 
     for (i = 0; i < n && status == SM2_OK; i += take) {
-        take = n - i < SM2_LANES_MAX ? n - i : SM2_LANES_MAX;
-        status = sm2_generate_chunk(key + i, q + i, &g, take);
+        take = n - i < SM2_KEYS_MAX ? n - i : SM2_KEYS_MAX;
+        status = sm2_generate_group(key + i, q + i, &g, take);
     }
     sm2_wipe(&g, sizeof g);
     if (status != SM2_OK) {

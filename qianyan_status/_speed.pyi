@@ -1,0 +1,3 @@
+from qianyan_status._lookup import PythonIndex
+
+class FastIndex(PythonIndex): ...

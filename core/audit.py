@@ -31,13 +31,23 @@ class AuditEvent:
     detail: dict[str, str | int] = field(default_factory=dict)
 
 
-def chain(previous: bytes, seq: int, at_ms: int, event: AuditEvent, detail_json: str) -> bytes:
-    """The hash of a row: 32 bytes."""
+def record_bytes(seq: int, at_ms: int, event: AuditEvent, detail_json: str) -> bytes:
+    """A row as it is hashed: a JSON array of its members, in the order of the arguments."""
     row = [seq, at_ms, event.actor, event.action, event.subject, event.outcome, detail_json]
+    return json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def link(previous: bytes, record: bytes) -> bytes:
+    """The hash of a row, from the hash before it and `record_bytes`: 32 bytes."""
     digest = hashes.Hash(hashes.SM3())
     digest.update(previous)
-    digest.update(json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode())
+    digest.update(record)
     return digest.finalize()
+
+
+def chain(previous: bytes, seq: int, at_ms: int, event: AuditEvent, detail_json: str) -> bytes:
+    """The hash of a row: 32 bytes."""
+    return link(previous, record_bytes(seq, at_ms, event, detail_json))
 
 
 def encode_detail(event: AuditEvent) -> str:

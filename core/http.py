@@ -41,7 +41,11 @@ M = TypeVar("M", bound=BaseModel)
 
 def require(request: web.Request, scope: str) -> Caller:
     """The caller, where it holds `scope`. Raises Denied (401 for nobody, 403 for somebody else)."""
-    caller: Caller | None = request.get(CALLER)
+    return allow(request.get(CALLER), scope)
+
+
+def allow(caller: Caller | None, scope: str) -> Caller:
+    """The same caller, where it holds `scope`. Raises as `require`."""
     if caller is None:
         raise Denied("this call needs 'Authorization: Bearer TOKEN'", code="unauthenticated")
     if scope not in caller.scopes:
@@ -83,7 +87,11 @@ def _too_large(max_bytes: int) -> TooLarge:
 
 async def read_json(request: web.Request, max_bytes: int = 1 << 20) -> Any:
     """The JSON body. Raises Malformed (code "json"), or as `read_body`."""
-    body = await read_body(request, max_bytes)
+    return parse_json(await read_body(request, max_bytes))
+
+
+def parse_json(body: bytes) -> Any:
+    """The JSON value in a body. Raises Malformed (code "json")."""
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:

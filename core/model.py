@@ -52,11 +52,15 @@ class KeyState(StrEnum):
 
 
 class KeyPurpose(StrEnum):
-    """What a key may be asked to sign."""
+    """What a key may be used for, and nothing else. `encrypt` decrypts and never signs; the others only sign."""
 
     DATA = "data"
     CERTIFICATE = "certificate"
     OCSP = "ocsp"
+    AUDIT = "audit"
+    TIMESTAMP = "timestamp"
+    SEAL = "seal"
+    ENCRYPT = "encrypt"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from core.store import authorities
 from core.store.authorities import Authority
 from core.store.certificates import NewCertificate
-from core.store.database import Database, create_database
+from core.store.database import Database, create_database, open_database
+from tests import postgres
 
+#: What a store contract test is run on.
+BACKENDS = ("sqlite", "postgres")
 NOW_MS = 1_795_000_000_000
 ROOT = Path(__file__).parent.parent
 
@@ -48,10 +51,17 @@ def certificate(serial: int, index: int, *, authority_id: str = "issuing", **cha
     return NewCertificate(**values)  # type: ignore[arg-type]
 
 
+async def new_store(directory: Path, backend: str = "sqlite") -> Database:
+    """A new, empty store: a file in `directory`, or a database of its own on the tests' PostgreSQL."""
+    if backend == "sqlite":
+        return await create_database(store_url(directory))
+    return await open_database(await postgres.shared().new_database())
+
+
 @asynccontextmanager
-async def fresh_store(directory: Path) -> AsyncIterator[Database]:
+async def fresh_store(directory: Path, backend: str = "sqlite") -> AsyncIterator[Database]:
     """A new store with one authority, closed in the end."""
-    database = await create_database(store_url(directory))
+    database = await new_store(directory, backend)
     try:
         async with database.write() as connection:
             await authorities.add(connection, authority())
@@ -73,10 +83,10 @@ async def abandoned(database: Database) -> AsyncIterator[AsyncConnection]:
             raise Abandoned
 
 
-def start_writer(directory: Path, first_serial: int, count: int) -> "subprocess.Popen[str]":
+def start_writer(url: str, first_serial: int, count: int) -> "subprocess.Popen[str]":
     """A process that records `count` certificates, one transaction each, and prints each serial after its commit."""
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.store_writer", store_url(directory), str(first_serial), str(count)],
+        [sys.executable, "-m", "tests.store_writer", url, str(first_serial), str(count)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,

@@ -10,15 +10,15 @@ from core.model import CertificateState, RevocationReason
 from core.store import authorities, certificates, feed
 from core.store.certificates import CertificateRecord
 from core.store.database import Database
-from tests.store_world import NOW_MS, abandoned, authority, certificate, fresh_store
+from tests.store_world import BACKENDS, NOW_MS, abandoned, authority, certificate, fresh_store
 
 HOLD = RevocationReason.CERTIFICATE_HOLD
 COMPROMISE = RevocationReason.KEY_COMPROMISE
 
 
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    async with fresh_store(tmp_path) as database:
+@pytest.fixture(params=BACKENDS)
+async def database(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Database]:
+    async with fresh_store(tmp_path, request.param) as database:
         yield database
 
 
@@ -155,25 +155,6 @@ async def test_statuses_come_in_the_order_asked_and_unknown_ones_have_none(datab
         assert await certificates.statuses(connection, "elsewhere", [5]) == [certificates.CertificateStatus(5, None)]
     assert [s.state for s in statuses[:4]] == [None, CertificateState.GOOD, CertificateState.REVOKED, None]
     assert [s.serial for s in statuses[:3]] == [9, (1 << 159) - 1, 5]
-
-
-async def test_revoked_entries_are_sorted_by_number_and_cut_by_expiry(database: Database) -> None:
-    serials = [0x80, 0x7F, 0x0100, 0xFFFF, 0x010000, 1]
-    for index, serial in enumerate(serials):
-        await issue(database, serial, index, not_after_ms=NOW_MS + index)
-    await issue(database, 0x55, 60)
-    await issue(database, 0x56, 61, partition=1)
-    for serial in (*serials, 0x56):
-        await revoke(database, serial, HOLD if serial == 1 else COMPROMISE)
-    async with database.read() as connection:
-
-        async def entries(partition: int, after_ms: int) -> list[int]:
-            rows = await certificates.revoked_entries(connection, "issuing", partition, expired_after_ms=after_ms)
-            return [row.serial for row in rows]
-
-        assert await entries(0, NOW_MS) == sorted(serials)
-        assert await entries(0, NOW_MS + 3) == [1, 0xFFFF, 0x010000]
-        assert await entries(1, 0) == [0x56]
 
 
 async def test_a_certificate_of_an_authority_that_is_not_there_is_not_recorded(database: Database) -> None:

@@ -16,18 +16,24 @@ from core.errors import SettingsError, Unavailable
 from core.store import counters
 from core.store.database import create_database, head_revision, open_database
 from core.store.schema import metadata
-from tests.store_world import fresh_store, store_url
+from tests.store_world import BACKENDS, fresh_store, store_url
 
 
-async def test_the_migrations_make_the_schema(tmp_path: Path) -> None:
-    async with fresh_store(tmp_path) as database, database.read() as connection:
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_the_migrations_make_the_schema(tmp_path: Path, backend: str) -> None:
+    async with fresh_store(tmp_path, backend) as database, database.read() as connection:
 
         def differences(sync: object) -> list[object]:
             context = MigrationContext.configure(sync, opts={"compare_type": True})  # type: ignore[arg-type]
             return list(compare_metadata(context, metadata))
 
         assert await connection.run_sync(differences) == []
-        made = (await connection.execute(text("SELECT sql FROM sqlite_master"))).scalars().all()
+        said = (
+            "SELECT sql FROM sqlite_master"
+            if backend == "sqlite"
+            else "SELECT 'CONSTRAINT ' || conname || ' ' FROM pg_constraint WHERE contype = 'c'"
+        )
+        made = (await connection.execute(text(said))).scalars().all()
     checks = " ".join(sql for sql in made if sql)
     for table in metadata.tables.values():
         for constraint in table.constraints:
@@ -91,8 +97,9 @@ async def test_every_connection_is_durable_and_checks_references(tmp_path: Path)
         assert await asyncio.gather(pragmas(), pragmas(), pragmas()) == [["wal", 2, 1]] * 3
 
 
-async def test_a_read_sees_one_snapshot(tmp_path: Path) -> None:
-    async with fresh_store(tmp_path) as database, database.read() as reader:
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_a_read_sees_one_snapshot(tmp_path: Path, backend: str) -> None:
+    async with fresh_store(tmp_path, backend) as database, database.read() as reader:
         assert await counters.current(reader, "x") == 0
         async with database.write() as writer:
             await counters.take(writer, "x", 5)
@@ -101,8 +108,9 @@ async def test_a_read_sees_one_snapshot(tmp_path: Path) -> None:
             assert await counters.current(later, "x") == 5
 
 
-async def test_writers_of_one_process_wait_for_each_other(tmp_path: Path) -> None:
-    async with fresh_store(tmp_path) as database:
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_writers_of_one_process_wait_for_each_other(tmp_path: Path, backend: str) -> None:
+    async with fresh_store(tmp_path, backend) as database:
 
         async def take() -> int:
             async with database.write() as connection:
@@ -111,8 +119,9 @@ async def test_writers_of_one_process_wait_for_each_other(tmp_path: Path) -> Non
         assert sorted(await asyncio.gather(*(take() for _ in range(30)))) == list(range(1, 31))
 
 
-async def test_a_constraint_that_fails_takes_its_whole_transaction_with_it(tmp_path: Path) -> None:
-    async with fresh_store(tmp_path) as database:
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_a_constraint_that_fails_takes_its_whole_transaction_with_it(tmp_path: Path, backend: str) -> None:
+    async with fresh_store(tmp_path, backend) as database:
 
         async def take_and_collide() -> None:
             async with database.write() as connection:

@@ -9,17 +9,17 @@ from sqlalchemy import delete, select
 
 from core.errors import Unavailable
 from core.model import CertificateState
-from core.store import audit, certificates, counters, feed, schema
+from core.store import audit, certificates, counters, feed, schema, tail
 from core.store.database import Database, open_database
 from core.store.feed import FeedEntry
 from core.store.follow import FeedFollower
 from core.store.schema import certificates as table
-from tests.store_world import NOW_MS, abandoned, certificate, fresh_store, start_writer, store_url
+from tests.store_world import BACKENDS, NOW_MS, abandoned, certificate, fresh_store, start_writer
 
 
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    async with fresh_store(tmp_path) as database:
+@pytest.fixture(params=BACKENDS)
+async def database(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Database]:
+    async with fresh_store(tmp_path, request.param) as database:
         yield database
 
 
@@ -38,8 +38,8 @@ async def check_whole(database: Database) -> tuple[set[int], list[int]]:
     return serials, sorted(row.status_index for row in rows)
 
 
-async def test_two_writing_processes_leave_no_gap_and_no_index_twice(tmp_path: Path, database: Database) -> None:
-    writers = [start_writer(tmp_path, 1000, 60), start_writer(tmp_path, 5000, 60)]
+async def test_two_writing_processes_leave_no_gap_and_no_index_twice(database: Database) -> None:
+    writers = [start_writer(database.url, 1000, 60), start_writer(database.url, 5000, 60)]
     for writer in writers:
         writer.communicate(timeout=60)
         assert writer.returncode == 0
@@ -51,10 +51,10 @@ async def test_two_writing_processes_leave_no_gap_and_no_index_twice(tmp_path: P
     assert [s for s in order if s < 5000] == list(range(1000, 1060)), "a process's commits are out of order"
 
 
-async def test_a_killed_writer_loses_nothing_that_it_committed(tmp_path: Path, database: Database) -> None:
+async def test_a_killed_writer_loses_nothing_that_it_committed(database: Database) -> None:
     first, printed = 1, []
     for _ in range(3):
-        writer = start_writer(tmp_path, first, 10_000)
+        writer = start_writer(database.url, first, 10_000)
         assert writer.stdout is not None
         printed += [int(writer.stdout.readline()) for _ in range(15)]
         writer.send_signal(signal.SIGKILL)
@@ -62,7 +62,7 @@ async def test_a_killed_writer_loses_nothing_that_it_committed(tmp_path: Path, d
         writer.stdout.close()
         assert writer.wait(timeout=10) == -signal.SIGKILL
         first = printed[-1] + 1_000
-    again = await open_database(store_url(tmp_path))
+    again = await open_database(database.url)
     serials, indexes = await check_whole(again)
     assert set(printed) <= serials
     assert len(serials) <= len(printed) + 3, "more than the one commit that was under way at each kill"
@@ -72,12 +72,12 @@ async def test_a_killed_writer_loses_nothing_that_it_committed(tmp_path: Path, d
     await again.close()
 
 
-async def test_a_follower_sees_another_process_at_the_next_look(tmp_path: Path, database: Database) -> None:
+async def test_a_follower_sees_another_process_at_the_next_look(database: Database) -> None:
     follower = await FeedFollower.start(database)
     seen: list[FeedEntry] = []
     follower.subscribe(seen.append)
     assert not follower.moved()
-    writer = start_writer(tmp_path, 1, 20)
+    writer = start_writer(database.url, 1, 20)
     assert writer.stdout is not None
     for line in writer.stdout:
         await follower.ensure_current()
@@ -125,6 +125,7 @@ async def test_a_gap_is_an_error_and_stays_one(database: Database) -> None:
     follower.subscribe(seen.append)
     async with database.write() as connection:
         await feed.append(connection, [feed.FeedChange("issued", "issuing", n) for n in (1, 2, 3)], at_ms=NOW_MS)
+        await tail.flush(connection)
         await connection.execute(delete(schema.feed).where(schema.feed.c.seq == follower.position + 2))
     for _ in range(2):
         with pytest.raises(Unavailable) as refused:

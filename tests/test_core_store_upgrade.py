@@ -44,6 +44,8 @@ async def test_rows_survive(old: Path) -> None:
     await database.close()
     assert (key.state, key.backend, key.device_index) == (KeyState.ACTIVE, "software", None)
     assert authority.key_id == "ca"
+    assert key.callers == ("*",), "keys of before the lists of callers are used as before"
+    assert key.limits == keys.KeyLimits()
     assert await upgrade_database(url) == (head_revision(), head_revision())
 
 

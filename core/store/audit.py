@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from core.audit import GENESIS, AuditEvent, chain, encode_detail
-from core.store import counters
+from core.audit import GENESIS, AuditEvent, chain
+from core.store import counters, tail
 from core.store.schema import audit
 
 
 async def append(connection: AsyncConnection, event: AuditEvent, *, at_ms: int) -> None:
-    """Adds a row, chained to the one before it, in the caller's transaction."""
-    seq = await counters.take(connection, "audit")
-    previous = GENESIS
-    if seq > 1:
-        previous = (await connection.execute(select(audit.c.hash).where(audit.c.seq == seq - 1))).scalar_one()
-    detail = encode_detail(event)
-    row = {
-        "seq": seq,
-        "at_ms": at_ms,
-        "actor": event.actor,
-        "action": event.action,
-        "subject": event.subject,
-        "outcome": event.outcome,
-        "detail": detail,
-        "hash": chain(previous, seq, at_ms, event, detail),
-    }
-    await connection.execute(insert(audit).values(row))
+    """Adds a row in the caller's transaction; numbered and chained to the one before it when that ends."""
+    tail.of(connection).audit.append((event, at_ms))
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +29,7 @@ class Verification:
 
 async def verify(connection: AsyncConnection) -> Verification:
     """Walks the whole record and checks every link, the numbering, and the end against the counter."""
+    await tail.flush(connection)
     head, expected = GENESIS, 1
     rows = await connection.stream(select(audit).order_by(audit.c.seq))
     async for row in rows:
@@ -53,3 +40,31 @@ async def verify(connection: AsyncConnection) -> Verification:
     if await counters.current(connection, "audit") != expected - 1:
         return Verification(expected - 1, expected, head)
     return Verification(expected - 1, None, head)
+
+
+async def find(
+    connection: AsyncConnection,
+    *,
+    subject: str | None = None,
+    action: str | None = None,
+    actor: str | None = None,
+    since_ms: int | None = None,
+    until_ms: int | None = None,
+    limit: int = 1_000,
+) -> list[dict[str, Any]]:
+    """Rows, newest first: members as in the table but for the hash. An `action` that ends in a dot names a family."""
+    c = audit.c
+    statement = select(c.seq, c.at_ms, c.actor, c.action, c.subject, c.outcome, c.detail).order_by(c.seq.desc())
+    for column, value in ((c.subject, subject), (c.actor, actor)):
+        if value is not None:
+            statement = statement.where(column == value)
+    if action is not None:
+        statement = statement.where(
+            c.action.startswith(action, autoescape=True) if action.endswith(".") else c.action == action
+        )
+    if since_ms is not None:
+        statement = statement.where(c.at_ms >= since_ms)
+    if until_ms is not None:
+        statement = statement.where(c.at_ms < until_ms)
+    names = ("seq", "at_ms", "actor", "action", "subject", "outcome", "detail")
+    return [dict(zip(names, row, strict=True)) for row in await connection.execute(statement.limit(limit))]

@@ -9,7 +9,7 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.errors import Conflict, NotFound
-from core.store import feed
+from core.store import feed, outbox
 from core.store.schema import authorities
 
 
@@ -43,6 +43,8 @@ async def add(connection: AsyncConnection, authority: Authority) -> None:
     """Records a new authority and its feed entry."""
     await connection.execute(insert(authorities).values({c.name: getattr(authority, c.name) for c in _COLUMNS}))
     await feed.append(connection, [feed.FeedChange("authority", authority.id)], at_ms=authority.created_at_ms)
+    if authority.certificate is not None:
+        await outbox.put(connection, "authority", authority.id, at_ms=authority.created_at_ms)
 
 
 async def get(connection: AsyncConnection, authority_id: str) -> Authority:
@@ -68,6 +70,7 @@ async def install_certificate(
     if result.rowcount != 1:
         raise Conflict(f"authority {authority_id!r} has its certificate already", code="certificate_installed")
     await feed.append(connection, [feed.FeedChange("authority", authority_id)], at_ms=at_ms)
+    await outbox.put(connection, "authority", authority_id, at_ms=at_ms)
 
 
 async def set_parent(connection: AsyncConnection, authority_id: str, parent_id: str) -> None:

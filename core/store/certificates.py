@@ -7,27 +7,23 @@ goes through `revoke` and `release` here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from sqlalchemy import Row, func, insert, or_, select, update
+from sqlalchemy import Row, func, insert, literal_column, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.errors import Conflict, NotFound, Refused
 from core.model import CertificateState, CertificateStatus, RevocationReason, serial_to_bytes, serial_to_hex
-from core.store import feed
-from core.store.schema import certificates, escrowed_keys, status_indexes
+from core.store import bulk, feed
+from core.store.schema import authorities, certificates, status_indexes
+from core.store.upsert import among, on_postgres, upsert
 
 Usage = Literal["sign", "encrypt", "ca", "ocsp"]
 
 #: How many bound parameters one IN list gets; SQLite's default limit is 32,766, PostgreSQL's 65,535 per statement.
 _IN_CHUNK = 5_000
-
-#: How many rows of a long result are taken from the database at a time.
-_STREAM_CHUNK = 2_000
-
-_REASONS = {int(reason): reason for reason in RevocationReason}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +42,7 @@ class NewCertificate:
     status_month: int
     status_index: int
     certificate: bytes
+    holder_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +66,7 @@ class CertificateRecord:
     revoked_at_ms: int | None
     reason: RevocationReason | None
     invalidity_at_ms: int | None
+    holder_id: str | None = None
 
     @property
     def status(self) -> CertificateStatus:
@@ -76,17 +74,6 @@ class CertificateRecord:
         return CertificateStatus(
             self.serial, self.state, self.revoked_at_ms, self.reason, self.invalidity_at_ms, self.not_after_ms
         )
-
-
-@dataclass(frozen=True, slots=True)
-class RevokedEntry:
-    """What a CRL needs to know of one revoked or held certificate."""
-
-    serial: int
-    revoked_at_ms: int
-    reason: RevocationReason
-    invalidity_at_ms: int | None
-    not_after_ms: int
 
 
 def _reason(value: int | None) -> RevocationReason | None:
@@ -112,6 +99,7 @@ def _record(row: Row[Any]) -> CertificateRecord:
         revoked_at_ms=row.revoked_at_ms,
         reason=_reason(row.reason),
         invalidity_at_ms=row.invalidity_at_ms,
+        holder_id=row.holder_id,
     )
 
 
@@ -120,19 +108,12 @@ async def take_status_index(connection: AsyncConnection, authority_id: str, mont
 
     Committed with the issuance, so never given twice; a rolled-back issuance gives them back.
     """
-    key = (status_indexes.c.authority_id == authority_id) & (status_indexes.c.month == month)
-    statement = (
-        update(status_indexes)
-        .where(key)
-        .values(next_index=status_indexes.c.next_index + count)
-        .returning(status_indexes.c.next_index)
-    )
-    following = (await connection.execute(statement)).scalar_one_or_none()
-    if following is None:
-        row = {"authority_id": authority_id, "month": month, "next_index": count}
-        await connection.execute(insert(status_indexes).values(row))
-        following = count
-    return int(following) - count
+    statement = upsert(connection, status_indexes).values(authority_id=authority_id, month=month, next_index=count)
+    statement = statement.on_conflict_do_update(
+        index_elements=["authority_id", "month"],
+        set_={"next_index": status_indexes.c.next_index + statement.excluded.next_index},
+    ).returning(status_indexes.c.next_index)
+    return int((await connection.execute(statement)).scalar_one()) - count
 
 
 async def record(connection: AsyncConnection, new: NewCertificate, *, at_ms: int, pair_id: int | None = None) -> int:
@@ -140,16 +121,7 @@ async def record(connection: AsyncConnection, new: NewCertificate, *, at_ms: int
 
     Returns the row's id. Raises Conflict (code "serial_taken") where the authority has that serial already.
     """
-    change = feed.FeedChange("issued", new.authority_id, new.serial)
-    seq = await feed.append(connection, [change], at_ms=at_ms)
-    row = {
-        **{name: getattr(new, name) for name in NewCertificate.__dataclass_fields__},
-        "serial": serial_to_bytes(new.serial),
-        "issued_at_ms": at_ms,
-        "state": CertificateState.GOOD.value,
-        "pair_id": pair_id,
-        "changed_seq": seq,
-    }
+    row = {**_row(new, at_ms), "pair_id": pair_id}
     try:
         identity = (
             await connection.execute(insert(certificates).values(row).returning(certificates.c.id))
@@ -158,33 +130,98 @@ async def record(connection: AsyncConnection, new: NewCertificate, *, at_ms: int
         raise Conflict("the serial or status index is taken", code="serial_taken") from error
     if pair_id is not None:
         await connection.execute(update(certificates).where(certificates.c.id == pair_id).values(pair_id=identity))
+    change = feed.FeedChange("issued", new.authority_id, new.serial, certificate_id=int(identity))
+    await feed.append(connection, [change], at_ms=at_ms)
     return int(identity)
 
 
-async def escrow_key(
-    connection: AsyncConnection, certificate_id: int, public_key: bytes, wrapped_key: bytes, *, at_ms: int
-) -> None:
-    """Keeps an encryption key, wrapped under the key-management part's master key, for recovery."""
-    row = {
-        "certificate_id": certificate_id,
-        "public_key": public_key,
-        "wrapped_key": wrapped_key,
-        "created_at_ms": at_ms,
+def _row(new: NewCertificate, at_ms: int) -> dict[str, Any]:
+    """A row's values but its id and pair; `changed_seq` follows when the feed entry has its number."""
+    return {
+        **{name: getattr(new, name) for name in NewCertificate.__dataclass_fields__},
+        "serial": serial_to_bytes(new.serial),
+        "issued_at_ms": at_ms,
+        "state": CertificateState.GOOD.value,
+        "changed_seq": 0,
     }
-    await connection.execute(insert(escrowed_keys).values(row))
+
+
+async def load(
+    connection: AsyncConnection, new: Sequence[NewCertificate], *, at_ms: int, pairs: Sequence[tuple[int, int]] = ()
+) -> list[int]:
+    """Records many certificates and their feed entries at once (PostgreSQL: COPY); returns their ids, in order.
+
+    pairs: places in `new` of two certificates that belong together. A few thousand at a time: their numbers are taken
+    at the end of the transaction, and every other writer waits while they are written. Raises Conflict (code
+    "serial_taken") where a serial or status index is taken already; nothing of it was done then.
+    """
+    identities = await _reserve_ids(connection, len(new))
+    rows = [{"id": i, "pair_id": None, **_row(one, at_ms)} for i, one in zip(identities, new, strict=True)]
+    for first, second in pairs:
+        rows[first]["pair_id"], rows[second]["pair_id"] = identities[second], identities[first]
+    try:
+        await bulk.insert_rows(connection, certificates, rows)
+    except IntegrityError as error:
+        raise Conflict("a serial or status index is taken", code="serial_taken") from error
+    changes = [
+        feed.FeedChange("issued", one.authority_id, one.serial, certificate_id=i)
+        for i, one in zip(identities, new, strict=True)
+    ]
+    await feed.append(connection, changes, at_ms=at_ms)
+    return identities
+
+
+async def _reserve_ids(connection: AsyncConnection, count: int) -> list[int]:
+    """Ids that nobody else gets; on SQLite the writer is alone."""
+    if on_postgres(connection):
+        statement = text("SELECT nextval(pg_get_serial_sequence('certificates', 'id')) FROM generate_series(1, :count)")
+        return [int(value) for value in (await connection.execute(statement, {"count": count})).scalars()]
+    last = (await connection.execute(select(func.max(certificates.c.id)))).scalar_one() or 0
+    return list(range(last + 1, last + 1 + count))
 
 
 async def find(connection: AsyncConnection, serial: int, authority_id: str | None = None) -> CertificateRecord:
     """The certificate with that serial. Raises NotFound, or Conflict where several authorities have the serial."""
-    statement = select(certificates).where(certificates.c.serial == serial_to_bytes(serial))
+    # By way of the authorities, which are few, the index on (authority, serial) serves without an authority, too.
+    issuers = select(authorities.c.id)
     if authority_id is not None:
-        statement = statement.where(certificates.c.authority_id == authority_id)
+        issuers = issuers.where(authorities.c.id == authority_id)
+    statement = select(certificates).where(
+        certificates.c.authority_id.in_(issuers), certificates.c.serial == serial_to_bytes(serial)
+    )
     rows = (await connection.execute(statement.limit(2))).all()
     if not rows:
         raise NotFound(f"no certificate has serial {serial_to_hex(serial)}", code="certificate_unknown")
     if len(rows) > 1:
         raise Conflict("several authorities issued that serial; name the authority", code="serial_ambiguous")
     return _record(rows[0])
+
+
+async def get(connection: AsyncConnection, certificate_id: int, *, lock: bool = False) -> CertificateRecord:
+    """The certificate with that row id, which the caller has from the store.
+
+    lock: as it stands once every transaction that changes it now has ended, and nobody changes it before ours has.
+    """
+    statement = select(certificates).where(certificates.c.id == certificate_id)
+    if lock:
+        statement = statement.with_for_update()
+    return _record((await connection.execute(statement)).one())
+
+
+async def with_public_key(connection: AsyncConnection, public_key: bytes) -> list[CertificateRecord]:
+    """The signing certificates of a key, newest first, at most 100."""
+    c = certificates.c
+    # Written out, not bound: only so can a plan made for any value use the index, which has signing keys alone.
+    signing = c.usage == literal_column("'sign'")
+    statement = select(certificates).where(c.public_key == public_key, signing).order_by(c.id.desc())
+    return [_record(row) for row in await connection.execute(statement.limit(100))]
+
+
+async def of_holder(connection: AsyncConnection, holder_id: str) -> list[CertificateRecord]:
+    """A holder's certificates, newest first, at most 1,000."""
+    c = certificates.c
+    statement = select(certificates).where(c.holder_id == holder_id).order_by(c.id.desc()).limit(1_000)
+    return [_record(row) for row in await connection.execute(statement)]
 
 
 async def find_pair(connection: AsyncConnection, certificate_id: int) -> CertificateRecord | None:
@@ -201,7 +238,8 @@ async def statuses(connection: AsyncConnection, authority_id: str, serials: Sequ
     columns = (c.serial, c.state, c.revoked_at_ms, c.reason, c.invalidity_at_ms, c.not_after_ms)
     for start in range(0, len(serials), _IN_CHUNK):
         wanted = [serial_to_bytes(serial) for serial in serials[start : start + _IN_CHUNK]]
-        rows = await connection.execute(select(*columns).where(c.authority_id == authority_id, c.serial.in_(wanted)))
+        these = among(connection, c.serial, wanted)
+        rows = await connection.execute(select(*columns).where(c.authority_id == authority_id, these))
         for row in rows:
             serial = int.from_bytes(row.serial, "big")
             known[serial] = CertificateStatus(
@@ -271,39 +309,11 @@ async def _change_state(
     values: dict[str, object],
 ) -> None:
     """Writes the new state where the row is still in the state that was read; raises Conflict where it is not."""
-    seq = await feed.append(connection, [change], at_ms=at_ms)
     unchanged = (certificates.c.id == certificate.id) & (certificates.c.state == certificate.state.value)
-    result = await connection.execute(update(certificates).where(unchanged).values(changed_seq=seq, **values))
+    result = await connection.execute(update(certificates).where(unchanged).values(**values))
     if result.rowcount != 1:
         raise Conflict("the certificate was changed by another request", code="state_changed")
-
-
-async def revoked_entries(
-    connection: AsyncConnection, authority_id: str, partition: int, *, expired_after_ms: int
-) -> list[RevokedEntry]:
-    """Revoked and held certificates of a partition whose notAfter is at or past `expired_after_ms`, by serial.
-
-    Read and sorted in the database and taken in small chunks, so that a long list does not hold up the event loop.
-    """
-    c = certificates.c
-    statement = (
-        select(c.serial, c.revoked_at_ms, c.reason, c.invalidity_at_ms, c.not_after_ms)
-        .where(
-            c.authority_id == authority_id,
-            c.partition == partition,
-            or_(c.state == CertificateState.REVOKED.value, c.state == CertificateState.HELD.value),
-            c.not_after_ms >= expired_after_ms,
-        )
-        .order_by(func.length(c.serial), c.serial)  # minimal big-endian bytes: shorter is smaller
-    )
-    entries: list[RevokedEntry] = []
-    rows = await connection.stream(statement)
-    async for chunk in rows.partitions(_STREAM_CHUNK):
-        entries.extend(
-            RevokedEntry(int.from_bytes(serial, "big"), revoked_at_ms, _REASONS[reason], invalidity_at_ms, not_after_ms)
-            for serial, revoked_at_ms, reason, invalidity_at_ms, not_after_ms in chunk
-        )
-    return entries
+    await feed.append(connection, [replace(change, certificate_id=certificate.id)], at_ms=at_ms)
 
 
 async def count(connection: AsyncConnection) -> int:

@@ -8,35 +8,37 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.errors import Unavailable
+from core.store import tail
 from core.store.schema import counters
+from core.store.upsert import upsert
 
 #: How far the clock may stand behind the store's last time before we stop: clocks of two nodes differ a little.
 CLOCK_TOLERANCE_MS: Final = 1_000
 
-LAST_TIME: Final = "last_time_ms"
+LAST_TIME: Final = tail.LAST_TIME
 
 
 async def take(connection: AsyncConnection, name: str, count: int = 1) -> int:
     """Reserves `count` consecutive numbers of counter `name` and returns the first; counters start at 1."""
-    statement = (
-        update(counters)
-        .where(counters.c.name == name)
-        .values(value=counters.c.value + count)
-        .returning(counters.c.value)
-    )
-    last = (await connection.execute(statement)).scalar_one_or_none()
-    if last is None:
-        await connection.execute(insert(counters).values(name=name, value=count))
-        last = count
+    statement = upsert(connection, counters).values(name=name, value=count)
+    statement = statement.on_conflict_do_update(
+        index_elements=["name"], set_={"value": counters.c.value + statement.excluded.value}
+    ).returning(counters.c.value)
+    last = (await connection.execute(statement)).scalar_one()
     return int(last) - count + 1
 
 
 async def current(connection: AsyncConnection, name: str) -> int:
     """The last number given out; 0 before the first."""
+    await tail.flush(connection)
+    return await _stored(connection, name)
+
+
+async def _stored(connection: AsyncConnection, name: str) -> int:
     value = (await connection.execute(select(counters.c.value).where(counters.c.name == name))).scalar_one_or_none()
     return int(value or 0)
 
@@ -56,11 +58,8 @@ async def advance_time(connection: AsyncConnection, now_ms: int) -> int:
 
     Raises Unavailable (code "clock_behind") where the clock went back past the tolerance.
     """
-    last_ms = await current(connection, LAST_TIME)
+    pending = tail.of(connection)
+    last_ms = max(await _stored(connection, LAST_TIME), pending.last_time_ms)
     check_clock(now_ms, last_ms)
-    if now_ms <= last_ms:
-        return last_ms
-    await connection.execute(update(counters).where(counters.c.name == LAST_TIME).values(value=now_ms))
-    if last_ms == 0:
-        await connection.execute(insert(counters).values(name=LAST_TIME, value=now_ms))
-    return now_ms
+    pending.last_time_ms = max(now_ms, last_ms)
+    return pending.last_time_ms

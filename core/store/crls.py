@@ -1,7 +1,11 @@
-"""CRLs that were issued: numbers strictly increase per authority and partition, whoever builds (DESIGN rule 4)."""
+"""CRLs that were issued: numbers strictly increase per authority and partition, whoever builds (DESIGN rule 4).
+
+A full CRL and the delta that is made with it have the same number. What goes into CRLs is read in core.store.listed.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -10,9 +14,13 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.errors import Conflict
-from core.store import feed
+from core.store import feed, tail
 from core.store.schema import certificates, crls
 from core.store.schema import feed as feed_table
+from core.store.upsert import hold
+
+#: Full CRLs that stay whatever `prune` is told: the newest, and the one before it, which it was checked against.
+_ALWAYS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,27 +45,41 @@ def _record(row: Any) -> CrlRecord:
     return CrlRecord(**row._mapping)
 
 
-async def latest(connection: AsyncConnection, authority_id: str, partition: int) -> CrlRecord | None:
-    """The full CRL with the highest number."""
-    scope = (crls.c.authority_id == authority_id) & (crls.c.partition == partition)
-    statement = select(*_COLUMNS).where(scope, crls.c.base_number.is_(None)).order_by(crls.c.number.desc()).limit(1)
-    row = (await connection.execute(statement)).one_or_none()
+def _scope(authority_id: str, partition: int, kind: str = "full") -> Any:
+    c = crls.c
+    return (c.authority_id == authority_id) & (c.partition == partition) & (c.kind == kind)
+
+
+async def latest(
+    connection: AsyncConnection, authority_id: str, partition: int, *, delta: bool = False
+) -> CrlRecord | None:
+    """The full CRL, or the delta CRL, with the highest number."""
+    scope = _scope(authority_id, partition, "delta" if delta else "full")
+    row = (
+        await connection.execute(select(*_COLUMNS).where(scope).order_by(crls.c.number.desc()).limit(1))
+    ).one_or_none()
     return None if row is None else _record(row)
 
 
-async def publish(connection: AsyncConnection, record: CrlRecord, *, at_ms: int) -> None:
-    """Records a checked CRL and its feed entry: from the commit on it is the one that is served.
+async def publish(
+    connection: AsyncConnection, record: CrlRecord, *, at_ms: int, delta: CrlRecord | None = None
+) -> None:
+    """Records a checked CRL, the delta of the same number, and their feed entry: from the commit on they are served.
 
     Raises Conflict (code "crl_number") where its number is not past every number of its scope, and (code "crl_feed")
     where it was built from an older feed position than the one before it.
     """
-    previous = await latest(connection, record.authority_id, record.partition)
+    await hold(connection, "crl", record.authority_id, str(record.partition))
+    previous = await newest(connection, record.authority_id, record.partition)
     if previous is not None and record.number <= previous.number:
         raise Conflict("a CRL with that number or a later one is published already", code="crl_number")
     if previous is not None and record.feed_seq < previous.feed_seq:
         raise Conflict("the CRL is built from older data than the one before it", code="crl_feed")
     try:
-        await connection.execute(insert(crls).values({c.name: getattr(record, c.name) for c in _COLUMNS}))
+        for kind, row in (("full", record), ("delta", delta)):
+            if row is not None:
+                values = {c.name: getattr(row, c.name) for c in _COLUMNS}
+                await connection.execute(insert(crls).values(**values, kind=kind))
     except IntegrityError as error:
         raise Conflict("a CRL with that number is published already", code="crl_number") from error
     change = feed.FeedChange("crl", record.authority_id, subject_id=str(record.partition))
@@ -78,21 +100,57 @@ class CrlSummary:
     size: int
 
 
-async def summaries(connection: AsyncConnection) -> list[CrlSummary]:
-    """The newest full CRL of every scope that has one."""
+_SUMMARY = (
+    *(crls.c[f.name] for f in fields(CrlSummary) if f.name != "size"),
+    func.length(crls.c.crl).label("size"),
+)
+
+
+async def summaries(connection: AsyncConnection, *, delta: bool = False) -> list[CrlSummary]:
+    """The newest full CRL, or delta CRL, of every scope that has one."""
     c = crls.c
-    newest = (
+    kind = "delta" if delta else "full"
+    newest_of = (
         select(c.authority_id, c.partition, func.max(c.number).label("number"))
-        .where(c.base_number.is_(None))
+        .where(c.kind == kind)
         .group_by(c.authority_id, c.partition)
         .subquery()
     )
     same = (
-        (c.authority_id == newest.c.authority_id) & (c.partition == newest.c.partition) & (c.number == newest.c.number)
+        (c.authority_id == newest_of.c.authority_id)
+        & (c.partition == newest_of.c.partition)
+        & (c.number == newest_of.c.number)
     )
-    columns = (c.authority_id, c.partition, c.number, c.this_update_ms, c.next_update_ms, c.feed_seq, c.entries)
-    statement = select(*columns, func.length(c.crl).label("size")).join(newest, same)
+    statement = select(*_SUMMARY).join(newest_of, same).where(c.kind == kind)
     return [CrlSummary(**row._mapping) for row in await connection.execute(statement)]
+
+
+async def newest(connection: AsyncConnection, authority_id: str, partition: int) -> CrlSummary | None:
+    """The full CRL with the highest number, without its bytes."""
+    statement = select(*_SUMMARY).where(_scope(authority_id, partition)).order_by(crls.c.number.desc()).limit(1)
+    row = (await connection.execute(statement)).one_or_none()
+    return None if row is None else CrlSummary(**row._mapping)
+
+
+async def base_for(
+    connection: AsyncConnection, authority_id: str, partition: int, *, from_ms: int
+) -> CrlSummary | None:
+    """The full CRL that the next delta is for: the base of the newest delta, while that is not from before `from_ms`;
+    else the oldest one that is not; None where there is none."""
+    scope = _scope(authority_id, partition)
+    c = crls.c
+    of_delta = (
+        select(c.base_number)
+        .where(_scope(authority_id, partition, "delta"))
+        .order_by(c.number.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    recent = select(*_SUMMARY).where(scope, c.this_update_ms >= from_ms)
+    row = (await connection.execute(recent.where(c.number == of_delta))).one_or_none()
+    if row is None:
+        row = (await connection.execute(recent.order_by(c.number).limit(1))).one_or_none()
+    return None if row is None else CrlSummary(**row._mapping)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +169,7 @@ async def status_changes(
     connection: AsyncConnection, after_seq: int, scope: tuple[str, int] | None = None
 ) -> list[StatusChange]:
     """Revocations, holds and releases after `after_seq`, in order; of one (authority, partition) where given."""
+    await tail.flush(connection)
     c, f = certificates.c, feed_table.c
     same = (f.authority_id == c.authority_id) & (f.serial == c.serial)
     statement = (
@@ -128,12 +187,37 @@ async def status_changes(
     ]
 
 
-async def prune(connection: AsyncConnection, authority_id: str, partition: int, *, keep: int) -> int:
-    """Removes full CRLs of a scope but the newest `keep` (at least one) and returns how many went."""
+async def prune(
+    connection: AsyncConnection, authority_id: str, partition: int, *, keep: int, keep_bytes: int | None = None
+) -> int:
+    """Removes full CRLs of a scope but the newest `keep` (at least one) and returns how many went; old deltas, too.
+
+    keep_bytes: how much those that are kept may have together, the newest two whatever they have. The base of the
+    newest delta stays.
+    """
     c = crls.c
-    scope = (c.authority_id == authority_id) & (c.partition == partition) & c.base_number.is_(None)
-    numbers = select(c.number).where(scope).order_by(c.number.desc()).offset(max(keep, 1) - 1).limit(1)
-    oldest_kept = (await connection.execute(numbers)).scalar_one_or_none()
-    if oldest_kept is None:
+    statement = select(c.number, func.length(c.crl)).where(_scope(authority_id, partition)).order_by(c.number.desc())
+    rows = (await connection.execute(statement)).all()
+    kept = _kept([(int(number), int(size)) for number, size in rows], max(keep, 1), keep_bytes)
+    if kept == len(rows):
         return 0
-    return (await connection.execute(delete(crls).where(scope, c.number < oldest_kept))).rowcount
+    oldest = rows[kept - 1][0]
+    deltas = _scope(authority_id, partition, "delta")
+    bases = (
+        (await connection.execute(select(c.base_number).where(deltas).order_by(c.number.desc()).limit(1)))
+        .scalars()
+        .all()
+    )
+    await connection.execute(delete(crls).where(deltas, c.number < oldest))
+    gone = delete(crls).where(_scope(authority_id, partition), c.number < oldest, c.number.not_in(bases))
+    return (await connection.execute(gone)).rowcount
+
+
+def _kept(rows: Sequence[tuple[int, int]], keep: int, keep_bytes: int | None) -> int:
+    """How many of the newest rows (number, size) stay."""
+    total = 0
+    for place, (_, size) in enumerate(rows):
+        total += size
+        if place >= keep or (place >= _ALWAYS and keep_bytes is not None and total > keep_bytes):
+            return place
+    return len(rows)

@@ -1,15 +1,20 @@
 """Opens the database and gives transactions.
 
-Owns the engine and the write lock; knows the difference between SQLite and PostgreSQL so that no other module does.
-`read()` sees one snapshot; `write()` is the only way to change anything, serialised within a process by a lock and
-between processes by the database (`BEGIN IMMEDIATE` on SQLite). What leaves `write()` without an exception is on disk
-(WAL with `synchronous=FULL`).
+Owns the engine and what limits writers; where SQLite and PostgreSQL differ, `core.store.sqlite` and
+`core.store.postgres` know how. `read()` sees one snapshot; `write()` is the only way to change anything. What leaves
+`write()` without an exception is on disk, and on a synchronous standby where there is one.
+
+On SQLite writers are serialised (`BEGIN IMMEDIATE`). On PostgreSQL they run side by side in READ COMMITTED: each rule
+rests on a constraint, a conditional update, a locked row or a named lock, never on what a statement before it saw; and
+what is numbered is written at the end (core.store.tail). A transaction that the database broke off (deadlock, time,
+connection, fail-over) raises Unavailable: nothing of it was done, or, where the connection was lost in the commit, it
+is not known whether it was; a retry under the same idempotency key is safe either way.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -18,15 +23,27 @@ import alembic.command
 import alembic.config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, event, make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, OperationalError
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from core.errors import SettingsError, Unavailable
+from core.store import postgres, sqlite, tail
+from core.store.settings import SETTLE_MS, StoreTarget, as_target, is_postgres
+from core.store.sqlite import sqlite_path
+from core.store.upsert import hold
+
+__all__ = [
+    "Database",
+    "create_database",
+    "head_revision",
+    "open_database",
+    "sqlite_path",
+    "upgrade_database",
+]
 
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
-_BUSY_TIMEOUT_MS: Final = 10_000
 
 
 def _alembic(connection: Connection | None = None) -> alembic.config.Config:
@@ -36,80 +53,88 @@ def _alembic(connection: Connection | None = None) -> alembic.config.Config:
     return config
 
 
-def sqlite_path(url: str) -> Path | None:
-    """The file behind a `sqlite+aiosqlite:///...` URL; None for another database."""
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError) as error:
-        raise SettingsError("store.url is not a database URL", code="store_url") from error
-    if parsed.get_backend_name() != "sqlite":
-        return None
-    if not parsed.database:
-        raise SettingsError("store.url names no file; write sqlite+aiosqlite:///PATH", code="store_url")
-    return Path(parsed.database)
-
-
-def _is_outage(error: Exception) -> bool:
-    """Whether the database is away, full, locked or damaged; anything else is a fault in a statement of ours."""
-    return isinstance(error, (OperationalError, PoolTimeout)) or type(error) is DatabaseError
-
-
-def _prepare_sqlite(engine: AsyncEngine, *, foreign_keys: bool = True) -> None:
-    @event.listens_for(engine.sync_engine, "connect")
-    def _pragmas(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # the driver must not begin transactions behind our back
-        cursor = connection.cursor()
-        for pragma in (
-            "journal_mode=WAL",
-            "synchronous=FULL",
-            f"foreign_keys={'ON' if foreign_keys else 'OFF'}",
-            f"busy_timeout={_BUSY_TIMEOUT_MS}",
-            "trusted_schema=OFF",
-        ):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
-    @event.listens_for(engine.sync_engine, "begin")
-    def _begin(connection: Connection) -> None:
-        writing = connection.get_execution_options().get("qianyan_write", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
-
-
 class Database:
     """An open store. Make one with `open_database`; close it with `close()`."""
 
-    def __init__(self, engine: AsyncEngine, url: str) -> None:
+    def __init__(self, engine: AsyncEngine, store: StoreTarget | str) -> None:
+        target = as_target(store)
         self._engine = engine
-        self._write_lock = asyncio.Lock()
-        self.url = url
+        self.target = target
+        self.url = target.url
+        self.on_postgres = is_postgres(target.url)
+        # Half of the pool at most, so that readers, and reads by a writer, always find a connection.
+        self._writers = asyncio.Semaphore(target.settings.pool_size // 2 if self.on_postgres else 1)
+        #: Called after each commit that wrote anything to the feed, the record or the store's time.
+        self.on_commit: list[Callable[[], None]] = []
+        self._is_outage = postgres.is_outage if self.on_postgres else sqlite.is_outage
+        self._read_options: dict[str, Any] = {}
+        self._write_options: dict[str, Any] = {"qianyan_write": True}
+        if self.on_postgres:
+            self._read_options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+            self._write_options = {"isolation_level": "READ COMMITTED"}
+
+    @property
+    def settle_ms(self) -> int:
+        """How long after a commit another process may still rely on what it saw before: 0 on SQLite.
+
+        Whoever promises that a change is in effect everywhere when its call returns waits this long after the commit.
+        """
+        return SETTLE_MS if self.on_postgres else 0
+
+    async def settle(self) -> None:
+        """Returns when what was committed before is in effect in every process: at once on SQLite."""
+        if self.settle_ms:
+            await asyncio.sleep(self.settle_ms / 1000)  # others' leases on what they saw end by time
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """One snapshot, nothing changed. Raises Unavailable where the database cannot be asked."""
-        try:
-            async with self._engine.connect() as connection, connection.begin():
-                yield connection
-        except (DatabaseError, PoolTimeout) as error:
-            if not _is_outage(error):
-                raise
-            raise Unavailable("the store cannot be read", code="store_unavailable", retry_after_s=1) from error
+        async with self._transaction("the store cannot be read", self._read_options) as connection:
+            yield connection
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
         """One transaction: all of it is durable when the block ends, or none of it happened.
 
-        Raises Unavailable where the database is locked, full or gone.
+        Raises Unavailable where the database is locked, full or gone, or another transaction stood in the way.
         """
-        async with self._write_lock:
-            try:
-                async with self._engine.connect() as plain:
-                    connection = await plain.execution_options(qianyan_write=True)
-                    async with connection.begin():
-                        yield connection
-            except (DatabaseError, PoolTimeout) as error:
-                if not _is_outage(error):
-                    raise
-                raise Unavailable("the store cannot be written", code="store_unavailable", retry_after_s=1) from error
+        options = {**self._write_options, **tail.options()}
+        async with self._writers:
+            async with self._transaction("the store cannot be written", options) as connection:
+                yield connection
+                await tail.flush(connection)
+                if self.on_postgres:
+                    if not tail.of(connection).flushed:
+                        await connection.execute(tail.NO_TIME_LIMIT)
+                    under = await postgres.driver(connection)
+                    under.warned = False
+            if options["qianyan_tail"].flushed:
+                for told in self.on_commit:
+                    told()
+            if self.on_postgres and under.warned:
+                raise Unavailable(
+                    "the commit was not confirmed by the standby: the wait for it was broken off on the server",
+                    code="store_not_replicated",
+                    retry_after_s=1,
+                )
+
+    @asynccontextmanager
+    async def _transaction(self, trouble: str, options: dict[str, Any]) -> AsyncIterator[AsyncConnection]:
+        connected = False
+        try:
+            async with self._engine.connect() as plain:
+                connected = True
+                connection = await plain.execution_options(**options)
+                async with connection.begin():
+                    yield connection
+        except (DBAPIError, PoolTimeout) as error:
+            if connected and not self._is_outage(error):
+                raise
+            raise Unavailable(trouble, code="store_unavailable", retry_after_s=1) from error
+        except OSError as error:
+            if connected:  # the block's own
+                raise
+            raise Unavailable(trouble, code="store_unavailable", retry_after_s=1) from error
 
     async def revision(self) -> str | None:
         """The schema revision the database is at; None where it has none."""
@@ -121,14 +146,28 @@ class Database:
         await self._engine.dispose()
 
 
-def _engine(url: str, *, foreign_keys: bool = True) -> AsyncEngine:
+def _database(target: StoreTarget, *, foreign_keys: bool = True) -> Database:
+    if is_postgres(target.url):
+        return Database(postgres.make_engine(target), target)
+    return Database(sqlite.make_engine(target.url, foreign_keys=foreign_keys), target)
+
+
+async def _reach(target: StoreTarget, *, foreign_keys: bool = True) -> tuple[Database, str | None]:
+    """The database and its revision. Raises SettingsError where it cannot be opened or would not be durable."""
+    database = _database(target, foreign_keys=foreign_keys)
     try:
-        engine = create_async_engine(url, pool_size=8, max_overflow=0)
-    except Exception as error:
-        raise SettingsError(f"store.url is not usable: {error}", code="store_url") from error
-    if engine.dialect.name == "sqlite":
-        _prepare_sqlite(engine, foreign_keys=foreign_keys)
-    return engine
+        revision = await database.revision()
+        if database.on_postgres:
+            async with database.read() as connection:
+                await postgres.check_durable(connection)
+    except (DBAPIError, PoolTimeout, OSError) as error:
+        await database.close()
+        said = str(getattr(error, "orig", None) or error or type(error).__name__).splitlines()[0]
+        raise SettingsError(f"the store cannot be opened: {said}", code="store_unreadable") from error
+    except BaseException:
+        await database.close()
+        raise
+    return database, revision
 
 
 def head_revision() -> str:
@@ -138,45 +177,56 @@ def head_revision() -> str:
     return head
 
 
-async def create_database(url: str) -> Database:
+async def create_database(store: StoreTarget | str) -> Database:
     """Makes the schema in an empty database. Raises SettingsError (code "store_exists") where there is one already."""
-    path = sqlite_path(url)
+    target = as_target(store)
+    path = sqlite_path(target.url)
     if path is not None and path.exists():
         raise SettingsError(f"there is a store at {path} already", code="store_exists")
     if path is not None:
         path.touch(mode=0o600)
-    database = Database(_engine(url), url)
-    if await database.revision() is not None:
+    database, revision = await _reach(target)
+    try:
+        if revision is not None:
+            raise SettingsError(
+                "there is a store at store.url already; it was not touched (where an init did not finish: drop the "
+                "database, create it anew, run init again)",
+                code="store_exists",
+            )
+        async with database.write() as connection:
+            await _migrate(connection)
+    except BaseException:
         await database.close()
-        raise SettingsError("there is a store at store.url already", code="store_exists")
-
-    async with database.write() as connection:
-        await connection.run_sync(_migrate)
+        raise
     return database
 
 
-def _migrate(connection: Connection) -> None:
-    alembic.command.upgrade(_alembic(connection), "head")
+async def _migrate(connection: AsyncConnection) -> None:
+    """Brings the schema to this code's revision in the caller's transaction; one at a time."""
+    await hold(connection, "migration")
+    if connection.dialect.name == "postgresql":
+        await connection.execute(tail.NO_TIME_LIMIT)
+    await connection.run_sync(lambda sync: alembic.command.upgrade(_alembic(sync), "head"))
 
 
-async def upgrade_database(url: str) -> tuple[str, str]:
+async def upgrade_database(store: StoreTarget | str) -> tuple[str, str]:
     """Brings an existing store to this code's revision, in one transaction; returns (from, to).
 
     Nothing else may use the store meanwhile. Raises SettingsError where there is no store, or one of a newer version.
     """
-    path = sqlite_path(url)
+    target = as_target(store)
+    path = sqlite_path(target.url)
     if path is not None and not path.is_file():
         raise SettingsError(f"there is no store at {path}; run 'qianyan init' first", code="store_missing")
     # SQLite changes a table by making it anew, which it allows only while references are not watched;
     # they are checked as a whole before the commit.
-    database = Database(_engine(url, foreign_keys=False), url)
+    database, before = await _reach(target, foreign_keys=False)
     try:
-        before = await database.revision()
         known = {script.revision for script in ScriptDirectory.from_config(_alembic()).walk_revisions()}
         if before not in known:
             raise SettingsError(f"the store is at revision {before or 'none'}, unknown here", code="store_revision")
         async with database.write() as connection:
-            await connection.run_sync(_migrate)
+            await _migrate(connection)
             if path is not None and (await connection.exec_driver_sql("PRAGMA foreign_key_check")).first() is not None:
                 raise SettingsError("the upgrade would break references; nothing was changed", code="store_upgrade")
         return before, head_revision()
@@ -184,19 +234,17 @@ async def upgrade_database(url: str) -> tuple[str, str]:
         await database.close()
 
 
-async def open_database(url: str) -> Database:
+async def open_database(store: StoreTarget | str) -> Database:
     """Opens an existing store at this code's revision. Raises SettingsError saying what to do otherwise."""
-    path = sqlite_path(url)
+    target = as_target(store)
+    path = sqlite_path(target.url)
     if path is not None and not path.is_file():
         raise SettingsError(f"there is no store at {path}; run 'qianyan init' first", code="store_missing")
-    database = Database(_engine(url), url)
-    try:
-        revision = await database.revision()
-    except DBAPIError as error:
-        await database.close()
-        raise SettingsError(f"the store cannot be opened: {error.orig}", code="store_unreadable") from error
+    database, revision = await _reach(target)
     if revision != head_revision():
         await database.close()
+        if revision is None and path is None:
+            raise SettingsError("there is no store at store.url; run 'qianyan init' first", code="store_missing")
         raise SettingsError(
             f"the store is at revision {revision or 'none'}, this version needs {head_revision()}; "
             "back it up, then run 'qianyan store upgrade'",

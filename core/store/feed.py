@@ -1,6 +1,7 @@
 """The change feed: what happened to which certificate, key or authority, gap-free and in commit order.
 
-Append-only. Whoever caches anything about the store remembers the sequence number up to which it has followed.
+Append-only. An entry gets its number at the end of its transaction (core.store.tail). Whoever caches anything about the
+store remembers the sequence number up to which it has followed.
 """
 
 from __future__ import annotations
@@ -9,24 +10,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import insert, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from core.model import serial_to_bytes
-from core.store import counters
+from core.store import counters, tail
 from core.store.schema import feed
 
-FeedKind = Literal["issued", "revoked", "held", "released", "key", "authority", "crl", "token"]
+FeedKind = Literal["issued", "revoked", "held", "released", "key", "authority", "crl", "token", "caller", "set", "hsm"]
 
 
 @dataclass(frozen=True, slots=True)
 class FeedChange:
-    """Something to append. `subject_id`: the key id for kind "key", the partition as text for kind "crl"."""
+    """Something to append. `subject_id`: the key id for kind "key", the partition as text for kind "crl".
+
+    certificate_id: the row of `certificates` whose `changed_seq` becomes the entry's number.
+    """
 
     kind: FeedKind
     authority_id: str | None = None
     serial: int | None = None
     subject_id: str | None = None
+    certificate_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,22 +45,22 @@ class FeedEntry:
     at_ms: int
 
 
-async def append(connection: AsyncConnection, changes: Sequence[FeedChange], *, at_ms: int) -> int:
-    """Appends `changes` in order and returns the sequence number of the first; the last is first + len - 1."""
-    first = await counters.take(connection, "feed", len(changes))
-    rows = [
-        {
-            "seq": first + offset,
-            "kind": change.kind,
-            "authority_id": change.authority_id,
-            "serial": None if change.serial is None else serial_to_bytes(change.serial),
-            "subject_id": change.subject_id,
-            "at_ms": at_ms,
-        }
-        for offset, change in enumerate(changes)
+def entry(
+    seq: int, kind: str, authority_id: str | None, serial: bytes | None, subject_id: str | None, at_ms: int
+) -> FeedEntry:
+    """A row's columns as an entry."""
+    number = None if serial is None else int.from_bytes(serial, "big")
+    return FeedEntry(seq, kind, authority_id, number, subject_id, at_ms)
+
+
+async def append(connection: AsyncConnection, changes: Sequence[FeedChange], *, at_ms: int) -> None:
+    """Appends `changes` in order, numbered when the transaction ends."""
+    tail.of(connection).feed += [
+        tail.PendingFeed(
+            change.kind, change.authority_id, change.serial, change.subject_id, at_ms, change.certificate_id
+        )
+        for change in changes
     ]
-    await connection.execute(insert(feed), rows)
-    return first
 
 
 async def head(connection: AsyncConnection) -> int:
@@ -66,15 +70,9 @@ async def head(connection: AsyncConnection) -> int:
 
 async def read_after(connection: AsyncConnection, seq: int, *, limit: int = 10_000) -> list[FeedEntry]:
     """Entries after `seq`, in order, at most `limit`."""
+    await tail.flush(connection)
     statement = select(feed).where(feed.c.seq > seq).order_by(feed.c.seq).limit(limit)
     return [
-        FeedEntry(
-            row.seq,
-            row.kind,
-            row.authority_id,
-            None if row.serial is None else int.from_bytes(row.serial, "big"),
-            row.subject_id,
-            row.at_ms,
-        )
+        entry(row.seq, row.kind, row.authority_id, row.serial, row.subject_id, row.at_ms)
         for row in await connection.execute(statement)
     ]

@@ -1,16 +1,22 @@
-"""Follows the change feed within one process.
+"""Follows the change feed within one process, so that nothing in memory outlives what has been committed.
 
-Owns the position up to which this process has followed, and the list of subscribers. `current()` is asked before
-anything cached is relied on: on SQLite it costs one `PRAGMA data_version` (microseconds, no lock taken), which changes
-whenever any other connection has committed; only then is the feed read, on the same connection and at once, because a
-reader in WAL mode waits for nobody and a thread would be waited for. So nothing cached is ever older than the last
-commit. Subscribers are called on the event loop, in feed order, and must not block.
+`FeedFollower` is what users see: the position up to which this process has followed, and subscribers, which are called
+on the event loop, in feed order, and must not block. `current()` is asked right before anything cached is relied on,
+and costs no wait; where it says no, `ensure_current()` waits. How old "current" may be is the store's:
+
+- SQLite (here): nothing. `PRAGMA data_version` (microseconds, no lock taken) changes whenever any other connection has
+  committed; only then is the feed read, on the same connection and at once, because a reader in WAL mode waits for
+  nobody and a thread would be waited for.
+- PostgreSQL (core.store.follow_postgres): a bounded age, measured from before the question was sent.
+
+On both, `ensure_current()` delivers everything that was committed before it was called.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Final
 
@@ -20,7 +26,76 @@ from core.store.database import Database, sqlite_path
 from core.store.feed import FeedEntry
 
 #: How many entries are delivered before the event loop gets its turn: about a millisecond's work.
-_AT_ONCE: Final = 1_000
+AT_ONCE: Final = 1_000
+
+
+class FeedFollower(ABC):
+    """See the module. Make one per process with `start()`; `close()` ends it."""
+
+    def __init__(self) -> None:
+        self._subscribers: list[Callable[[FeedEntry], None]] = []
+        self.position = 0
+
+    @classmethod
+    async def start(cls, database: Database) -> FeedFollower:
+        """A follower that stands at the feed's end. Raises Unavailable where that cannot be read."""
+        if database.on_postgres:
+            from core.store.follow_postgres import PostgresFollower
+
+            return await PostgresFollower.begin(database)
+        return await SqliteFollower.begin(database)
+
+    def subscribe(self, callback: Callable[[FeedEntry], None]) -> None:
+        """Calls `callback` with each entry after the position, in order."""
+        self._subscribers.append(callback)
+
+    @property
+    @abstractmethod
+    def lag_ms(self) -> int:
+        """On a replica, how far it stands behind its primary, as last seen; 0 elsewhere. `max_age_ms` comes on top."""
+
+    @property
+    @abstractmethod
+    def age_ms(self) -> int:
+        """How long ago the feed's end was last confirmed; 0 where every look confirms it."""
+
+    @property
+    @abstractmethod
+    def max_age_ms(self) -> int:
+        """How old what `current()` vouches for can be, counted from the store that is read."""
+
+    @abstractmethod
+    def moved(self) -> bool:
+        """Whether the feed has to be read before anything is relied on. Raises Unavailable where none can tell."""
+
+    @abstractmethod
+    def current(self) -> bool:
+        """Whether what was delivered may be relied on now; delivers first where that takes no wait.
+
+        Raises Unavailable where the feed cannot be read, has a gap, or went back.
+        """
+
+    @abstractmethod
+    async def ensure_current(self) -> None:
+        """Returns with every change that was committed before the call delivered to the subscribers.
+
+        Raises Unavailable.
+        """
+
+    @abstractmethod
+    def nudge(self) -> None:
+        """Something may have happened (a hint from elsewhere, true or not): look at once."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Ends the following."""
+
+    def _deliver(self, entry: FeedEntry) -> None:
+        if entry.seq != self.position + 1:
+            raise Unavailable(f"the change feed has a gap after {self.position}", code="feed_gap")
+        for callback in self._subscribers:
+            callback(entry)
+        self.position = entry.seq
 
 
 class _SqliteWatch:
@@ -39,82 +114,68 @@ class _SqliteWatch:
             "SELECT seq, kind, authority_id, serial, subject_id, at_ms FROM feed WHERE seq > ? ORDER BY seq LIMIT ?",
             (seq, limit),
         )
-        return [
-            FeedEntry(
-                number, kind, authority, None if serial is None else int.from_bytes(serial, "big"), subject, at_ms
-            )
-            for number, kind, authority, serial, subject, at_ms in rows
-        ]
+        return [feed.entry(*row) for row in rows]
 
     def close(self) -> None:
         self._connection.close()
 
 
-class FeedFollower:
-    """See the module. Make one per process with `start()`; `close()` ends it."""
+class SqliteFollower(FeedFollower):
+    """On the file of the embedded store."""
+
+    lag_ms = 0
+    age_ms = 0
+    max_age_ms = 0
 
     def __init__(self, database: Database) -> None:
+        super().__init__()
         path = sqlite_path(database.url)
-        if path is None:
-            raise Unavailable("only an SQLite store can be followed", code="store_backend")
+        assert path is not None
         self._watch = _SqliteWatch(str(path))
-        self._subscribers: list[Callable[[FeedEntry], None]] = []
         self._version = -1
-        self.position = 0
 
     @classmethod
-    async def start(cls, database: Database) -> FeedFollower:
-        """A follower that stands at the feed's end."""
+    async def begin(cls, database: Database) -> SqliteFollower:
+        """See `start`."""
         follower = cls(database)
         follower._version = follower._watch.version()
         async with database.read() as connection:
             follower.position = await feed.head(connection)
         return follower
 
-    def subscribe(self, callback: Callable[[FeedEntry], None]) -> None:
-        """Calls `callback` with each entry after the position, in order."""
-        self._subscribers.append(callback)
-
     def moved(self) -> bool:
-        """Whether the store has changed since the last look. Raises Unavailable where it cannot be asked."""
+        """See FeedFollower."""
         try:
             return self._watch.version() != self._version
         except sqlite3.Error as error:
             raise _unreadable() from error
 
     def current(self) -> bool:
-        """Delivers what was committed since the last look; False where there is more than can be delivered at once.
-
-        Raises Unavailable where the feed cannot be read or has a gap.
-        """
+        """See FeedFollower; False where there is more than can be delivered at once."""
         try:
             version = self._watch.version()
             if version == self._version:
                 return True
-            entries = self._watch.read_after(self.position, _AT_ONCE)
+            entries = self._watch.read_after(self.position, AT_ONCE)
         except sqlite3.Error as error:
             raise _unreadable() from error
         for entry in entries:
             self._deliver(entry)
-        if len(entries) == _AT_ONCE:
+        if len(entries) == AT_ONCE:
             return False
         self._version = version
         return True
 
     async def ensure_current(self) -> None:
-        """Returns with every committed change delivered to the subscribers. Raises Unavailable."""
+        """See FeedFollower."""
         while not self.current():  # noqa: ASYNC110 - nothing to wait for: it gives others their turn
             await asyncio.sleep(0)
 
-    def _deliver(self, entry: FeedEntry) -> None:
-        if entry.seq != self.position + 1:
-            raise Unavailable(f"the change feed has a gap after {self.position}", code="feed_gap")
-        for callback in self._subscribers:
-            callback(entry)
-        self.position = entry.seq
+    def nudge(self) -> None:
+        """Nothing to do: every look is at once."""
 
     def close(self) -> None:
-        """Closes the watching connection."""
+        """See FeedFollower."""
         self._watch.close()
 
 

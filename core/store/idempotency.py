@@ -8,7 +8,9 @@ from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.errors import Conflict
+from core.store import tail
 from core.store.schema import idempotency
+from core.store.upsert import hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +24,11 @@ class Answer:
 async def recall(connection: AsyncConnection, caller: str, key: str, request_digest: bytes) -> Answer | None:
     """The answer given to this request before.
 
-    Raises Conflict (code "idempotency_key") where the key was used for another request.
+    Within a write transaction, waits for another one that is about to answer the same. Raises Conflict (code
+    "idempotency_key") where the key was used for another request.
     """
+    if tail.writing(connection):
+        await hold(connection, "idempotency", caller, key)
     scope = (idempotency.c.caller == caller) & (idempotency.c.key == key)
     row = (await connection.execute(select(idempotency).where(scope))).one_or_none()
     if row is None:

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 metadata = MetaData(
@@ -63,9 +64,31 @@ keys = Table(
     # GB/T 38629: the key's index towards clients, and the digest of its authorisation code (keyValue).
     Column("service_index", Integer, unique=True),
     Column("service_code", LargeBinary(32)),
+    # Who may use it: ids of callers with a space between, "*" for every one, "" for none.
+    Column("callers", Text, nullable=False),
+    # Limits, NULL for none: uses a second, uses in all, and when (signer/engine/hours.py says how it is written).
+    Column("max_rate", Integer),
+    Column("max_uses", BigInteger),
+    Column("hours", String(256)),
     CheckConstraint("state IN ('active', 'frozen', 'compromised', 'retired')", name="state"),
-    CheckConstraint("purpose IN ('data', 'certificate', 'ocsp')", name="purpose"),
+    CheckConstraint(
+        "purpose IN ('data', 'certificate', 'ocsp', 'audit', 'timestamp', 'seal', 'encrypt')", name="purpose"
+    ),
     CheckConstraint("(backend = 'sdf') = (device_index IS NOT NULL)", name="device_index"),
+)
+
+#: One row a key, apart from `keys` because it changes with its use.
+#: reserved: uses that were allotted to processes and not given back: never fewer than were made.
+#: recorded: uses that the audit record has counts of. allowance_milli: what the key's rate admits at allowance_at_ms,
+#: in thousandths of a use; NULL where its rate was never counted.
+key_uses = Table(
+    "key_uses",
+    metadata,
+    Column("key_id", String(64), ForeignKey("keys.id"), primary_key=True),
+    Column("reserved", BigInteger, nullable=False),
+    Column("recorded", BigInteger, nullable=False),
+    Column("allowance_milli", BigInteger),
+    Column("allowance_at_ms", BigInteger, nullable=False),
 )
 
 #: certificate NULL: an authority that waits for its certificate from outside (R-13).
@@ -109,6 +132,7 @@ certificates = Table(
     Column("reason", Integer),
     Column("invalidity_at_ms", BigInteger),
     Column("changed_seq", BigInteger, nullable=False),
+    Column("holder_id", String(32), ForeignKey("holders.id")),
     UniqueConstraint("authority_id", "serial"),
     UniqueConstraint("authority_id", "status_month", "status_index"),
     CheckConstraint("state IN ('good', 'held', 'revoked')", name="state"),
@@ -117,6 +141,33 @@ certificates = Table(
 )
 Index("ix_certificates_crl", certificates.c.authority_id, certificates.c.partition, certificates.c.state)
 Index("ix_certificates_pair", certificates.c.pair_id)
+#: What a CRL says, in the order in which it says it, without a look at the rows: only certificates that are not good.
+Index(
+    "ix_certificates_listed",
+    certificates.c.authority_id,
+    certificates.c.partition,
+    certificates.c.serial,
+    certificates.c.revoked_at_ms,
+    certificates.c.reason,
+    certificates.c.invalidity_at_ms,
+    certificates.c.not_after_ms,
+    sqlite_where=certificates.c.revoked_at_ms.is_not(None),
+    postgresql_where=certificates.c.revoked_at_ms.is_not(None),
+)
+Index(
+    "ix_certificates_holder",
+    certificates.c.holder_id,
+    sqlite_where=text("holder_id IS NOT NULL"),
+    postgresql_where=text("holder_id IS NOT NULL"),
+)
+#: Whose key it is, for keys that came with a request; a hash index, because keys are long and only ever compared.
+Index(
+    "ix_certificates_public_key",
+    certificates.c.public_key,
+    sqlite_where=text("usage = 'sign'"),
+    postgresql_where=text("usage = 'sign'"),
+    postgresql_using="hash",
+)
 
 status_indexes = Table(
     "status_indexes",
@@ -135,6 +186,111 @@ escrowed_keys = Table(
     Column("public_key", LargeBinary(65), nullable=False),
     Column("wrapped_key", LargeBinary, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
+    # NULL: the key is in use; else since when it is history: its certificate was revoked, replaced or ran out.
+    Column("ended_at_ms", BigInteger),
+)
+Index(
+    "ix_escrowed_keys_in_use",
+    escrowed_keys.c.certificate_id,
+    sqlite_where=text("ended_at_ms IS NULL"),
+    postgresql_where=text("ended_at_ms IS NULL"),
+)
+
+#: Encryption keys made in advance, wrapped as those in escrow; a row is deleted by whoever takes its key.
+spare_keys = Table(
+    "spare_keys",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("public_key", LargeBinary(65), nullable=False),
+    Column("wrapped_key", LargeBinary, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+)
+
+#: Keys for what is kept of holders, wrapped under the key-management part's master key. The last one seals.
+holder_keys = Table(
+    "holder_keys",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("purpose", String(8), nullable=False),
+    Column("wrapped", LargeBinary, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    CheckConstraint("purpose IN ('seal', 'index')", name="purpose"),
+)
+
+#: Who certificates are for. number_hash: HMAC-SM3 over kind and number. sealed: SM4-GCM over the personal data.
+#: version: counts what was done for the holder, so that of two requests at once one is told of the other.
+holders = Table(
+    "holders",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("number_hash", LargeBinary(32), nullable=False, unique=True),
+    Column("key_id", Integer, ForeignKey("holder_keys.id"), nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("changed_at_ms", BigInteger, nullable=False),
+    CheckConstraint("kind IN ('organisation', 'person', 'device')", name="kind"),
+)
+
+#: The business done on certificates, one row an operation. certificate_id: the signing certificate that it made, or was
+#: about. previous_id: the signing certificate that this one replaces; one certificate is replaced once.
+certificate_events = Table(
+    "certificate_events",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("certificate_id", _Id, ForeignKey("certificates.id"), nullable=False),
+    Column("previous_id", _Id, ForeignKey("certificates.id"), unique=True),
+    Column("holder_id", String(32), ForeignKey("holders.id")),
+    Column("operation", String(16), nullable=False),
+    Column("ground", String(32)),
+    Column("actor", String(128), nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+)
+Index("ix_certificate_events_certificate", certificate_events.c.certificate_id)
+Index(
+    "ix_certificate_events_holder",
+    certificate_events.c.holder_id,
+    certificate_events.c.id,
+    sqlite_where=text("holder_id IS NOT NULL"),
+    postgresql_where=text("holder_id IS NOT NULL"),
+)
+
+#: Recoveries of an encryption key: asked for by one, approved by two others, then carried out once.
+recoveries = Table(
+    "recoveries",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("certificate_id", _Id, ForeignKey("certificates.id"), nullable=False),
+    Column("judicial", Boolean, nullable=False),
+    # The case or order it rests on, by number.
+    Column("reference", String(64), nullable=False),
+    # Whose key the recovered one is enveloped for: a certificate here, or the public key that an order names.
+    Column("recipient_id", _Id, ForeignKey("certificates.id")),
+    Column("recipient_key", LargeBinary(65), nullable=False),
+    Column("requested_by", String(128), nullable=False),
+    Column("first_approver", String(128)),
+    Column("second_approver", String(128)),
+    Column("state", String(8), nullable=False),
+    Column("enveloped_key", LargeBinary),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False),
+    Column("changed_at_ms", BigInteger, nullable=False),
+    CheckConstraint("state IN ('asked', 'approved', 'done', 'rejected')", name="state"),
+    CheckConstraint("(state = 'done') = (enveloped_key IS NOT NULL)", name="enveloped_key"),
+)
+Index("ix_recoveries_state", recoveries.c.state, recoveries.c.created_at_ms)
+
+#: Permissions to unlock a medium; the token is computed from the id and is not kept.
+unlocks = Table(
+    "unlocks",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("certificate_id", _Id, ForeignKey("certificates.id"), nullable=False),
+    Column("actor", String(128), nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False),
+    Column("used_at_ms", BigInteger),
 )
 
 #: The change feed: append-only, gap-free, in commit order. Caches, CRLs and publication follow it.
@@ -149,19 +305,49 @@ feed = Table(
     Column("at_ms", BigInteger, nullable=False),
 )
 
+#: A full CRL and the delta made with it have the same number (RFC 5280 section 5.2.4), so `kind` is part of the key.
+#: base_number: of a delta, the number of the full CRL that it is for.
 crls = Table(
     "crls",
     metadata,
     Column("authority_id", String(32), ForeignKey("authorities.id"), nullable=False),
     Column("partition", Integer, nullable=False),
     Column("number", BigInteger, nullable=False),
+    Column("kind", String(5), nullable=False),
     Column("base_number", BigInteger),
     Column("this_update_ms", BigInteger, nullable=False),
     Column("next_update_ms", BigInteger, nullable=False),
     Column("feed_seq", BigInteger, nullable=False),
     Column("entries", Integer, nullable=False),
     Column("crl", LargeBinary, nullable=False),
-    PrimaryKeyConstraint("authority_id", "partition", "number"),
+    PrimaryKeyConstraint("authority_id", "partition", "number", "kind"),
+    CheckConstraint("kind IN ('full', 'delta')", name="kind"),
+    CheckConstraint("(kind = 'delta') = (base_number IS NOT NULL)", name="base_number"),
+)
+
+#: Where the CRL of a partition is, as its certificates say: fixed with the partition, whatever the settings say later.
+#: open: whether new certificates go there.
+crl_points = Table(
+    "crl_points",
+    metadata,
+    Column("authority_id", String(32), ForeignKey("authorities.id"), nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("open", Boolean, nullable=False),
+    PrimaryKeyConstraint("authority_id", "partition"),
+)
+
+#: One builder at a time for each scope (core/store/crl_leases.py). holder: who has it, or had it last.
+crl_leases = Table(
+    "crl_leases",
+    metadata,
+    Column("authority_id", String(32), ForeignKey("authorities.id"), nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("holder", String(128), nullable=False),
+    Column("held", Boolean, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("beat", BigInteger, nullable=False),
+    PrimaryKeyConstraint("authority_id", "partition"),
 )
 
 #: Append-only and hash-chained (core/audit.py): hash = SM3 over the row and the hash before it.
@@ -178,16 +364,69 @@ audit = Table(
     Column("hash", LargeBinary(32), nullable=False),
 )
 
+#: The Merkle tree over the audit record, in full tiles of 256 hashes (core/store/audit_tree.py).
+audit_tiles = Table(
+    "audit_tiles",
+    metadata,
+    Column("level", Integer, nullable=False),
+    Column("tile", BigInteger, nullable=False),
+    Column("hashes", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("level", "tile"),
+)
+
+#: Signed statements of how long the audit record is and what its root is (core/checkpoint.py).
+audit_checkpoints = Table(
+    "audit_checkpoints",
+    metadata,
+    Column("size", BigInteger, primary_key=True, autoincrement=False),
+    Column("checkpoint", LargeBinary, nullable=False),
+)
+
+#: What is to be published elsewhere: numbered as the feed is, gap-free and in commit order (core/store/outbox.py).
 outbox = Table(
     "outbox",
     metadata,
-    Column("id", _Id, primary_key=True),
+    Column("id", _Id, primary_key=True, autoincrement=False),
     Column("topic", String(32), nullable=False),
     Column("reference", String(128), nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
-    Column("delivered_at_ms", BigInteger),
 )
-Index("ix_outbox_undelivered", outbox.c.delivered_at_ms, outbox.c.id)
+
+#: Where things are published, and how far each has got (core/store/publication.py).
+#: identity: what the target is marked with, so that one that was emptied or belongs to another store is known.
+#: holder, epoch, beat: the lease; epoch fences every write of the one who holds it.
+#: loading_to: where the outbox stood when a load of everything began, until that ends; loading_after: the last
+#: certificate that it has done.
+publication_targets = Table(
+    "publication_targets",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("identity", String(36), nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("holder", String(96)),
+    Column("epoch", BigInteger, nullable=False),
+    Column("beat", BigInteger, nullable=False),
+    Column("loading_to", BigInteger),
+    Column("loading_after", BigInteger, nullable=False),
+    Column("changed_at_ms", BigInteger, nullable=False),
+    Column("trouble", Text),
+)
+
+#: What a target refused, with its reason, and what an operator wants delivered once more (retry).
+publication_aside = Table(
+    "publication_aside",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("target", String(32), ForeignKey("publication_targets.name"), nullable=False),
+    Column("topic", String(32), nullable=False),
+    Column("reference", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("retry", Boolean, nullable=False),
+    UniqueConstraint("target", "topic", "reference"),
+)
+Index("ix_publication_aside_retry", publication_aside.c.target, publication_aside.c.retry, publication_aside.c.id)
 
 idempotency = Table(
     "idempotency",
@@ -210,4 +449,114 @@ tokens = Table(
     Column("scopes", Text, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("withdrawn", Boolean, nullable=False),
+    # From when on it admits nobody; NULL: it does not expire.
+    Column("expires_at_ms", BigInteger),
+)
+
+#: Client certificates that admit, as a token does. match_digest: SM3 over what has to be equal (core/store/callers.py).
+client_certificates = Table(
+    "client_certificates",
+    metadata,
+    Column("id", String(48), primary_key=True),
+    Column("matched_by", String(16), nullable=False),
+    Column("match_digest", LargeBinary(32), nullable=False),
+    Column("certificate", LargeBinary, nullable=False),
+    Column("scopes", Text, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("withdrawn", Boolean, nullable=False),
+    CheckConstraint("matched_by IN ('fingerprint', 'subject')", name="matched_by"),
+)
+#: Two callers in force are never told by the same certificate; one that was withdrawn may be registered anew.
+Index(
+    "ix_client_certificates_match",
+    client_certificates.c.match_digest,
+    unique=True,
+    sqlite_where=text("NOT withdrawn"),
+    postgresql_where=text("NOT withdrawn"),
+)
+
+#: What a caller may ask for at most. place: its number in what the workers of a node count together.
+caller_limits = Table(
+    "caller_limits",
+    metadata,
+    Column("caller_id", String(64), primary_key=True),
+    Column("place", Integer, nullable=False, unique=True),
+    Column("requests_per_s", Integer),
+    Column("requests_burst", Integer),
+    Column("signatures_per_s", Integer),
+    Column("signatures_burst", Integer),
+    Column("concurrent", Integer),
+    Column("signatures_per_day", BigInteger),
+)
+
+#: Signatures taken out of a day's quota by the workers, used or still held. day: days since 1970 in the quota's zone.
+caller_days = Table(
+    "caller_days",
+    metadata,
+    Column("caller_id", String(64), nullable=False),
+    Column("day", Integer, nullable=False),
+    Column("taken", BigInteger, nullable=False),
+    PrimaryKeyConstraint("caller_id", "day"),
+)
+
+#: When a caller was last admitted, to some minutes.
+caller_seen = Table(
+    "caller_seen",
+    metadata,
+    Column("caller_id", String(64), primary_key=True),
+    Column("at_ms", BigInteger, nullable=False),
+)
+
+#: Status sets and their deltas that were published. base_number: its own number for a set.
+status_sets = Table(
+    "status_sets",
+    metadata,
+    Column("authority_id", String(32), ForeignKey("authorities.id"), nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("base_number", BigInteger, nullable=False),
+    Column("this_update_ms", BigInteger, nullable=False),
+    Column("next_update_ms", BigInteger, nullable=False),
+    Column("feed_seq", BigInteger, nullable=False),
+    Column("certificates", BigInteger, nullable=False),
+    Column("revoked", BigInteger, nullable=False),
+    Column("held", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("authority_id", "number"),
+)
+
+#: Random values that the nodes of one store share and nothing outside it has (core/store/secrets.py).
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+)
+
+#: How operators want hardware modules, by the name in the settings; a device without a row is wanted in service.
+hsm_orders = Table(
+    "hsm_orders",
+    metadata,
+    Column("device", String(32), primary_key=True),
+    Column("drained", Boolean, nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("actor", String(128), nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+)
+
+#: How each worker says that its modules stand (core/store/hsm.py). One that has ended without a word leaves old rows.
+hsm_reports = Table(
+    "hsm_reports",
+    metadata,
+    Column("worker", String(96), nullable=False),
+    Column("device", String(32), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("sessions", Integer, nullable=False),
+    Column("sessions_wanted", Integer, nullable=False),
+    Column("abandoned", Integer, nullable=False),
+    Column("trouble", Text),
+    Column("reason", Text),
+    Column("refused_keys", Text, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    PrimaryKeyConstraint("worker", "device"),
 )

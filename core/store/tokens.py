@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.errors import Conflict, NotFound
-from core.store import feed
+from core.store import callers, feed
 from core.store.schema import tokens
 
 
-async def add(connection: AsyncConnection, token_id: str, digest: bytes, scopes: frozenset[str], *, at_ms: int) -> None:
+async def add(
+    connection: AsyncConnection,
+    token_id: str,
+    digest: bytes,
+    scopes: frozenset[str],
+    *,
+    at_ms: int,
+    expires_at_ms: int | None = None,
+) -> None:
     """Records a token and says so in the feed. `digest`: SM3 of the token; `scopes`: what it admits to.
 
     Raises Conflict (code "token_exists") where a token has that id.
@@ -22,6 +30,7 @@ async def add(connection: AsyncConnection, token_id: str, digest: bytes, scopes:
         "scopes": " ".join(sorted(scopes)),
         "created_at_ms": at_ms,
         "withdrawn": False,
+        "expires_at_ms": expires_at_ms,
     }
     try:
         await connection.execute(insert(tokens).values(row))
@@ -36,10 +45,5 @@ async def withdraw(connection: AsyncConnection, token_id: str, *, at_ms: int) ->
     result = await connection.execute(update(tokens).where(in_force).values(withdrawn=True))
     if result.rowcount != 1:
         raise NotFound(f"there is no token {token_id!r} in force", code="token_unknown")
+    await callers.drop_limits(connection, callers.token_caller(token_id))
     await feed.append(connection, [feed.FeedChange("token", subject_id=token_id)], at_ms=at_ms)
-
-
-async def load_all(connection: AsyncConnection) -> dict[bytes, tuple[str, frozenset[str]]]:
-    """Every token in force: digest → (id, scopes)."""
-    rows = await connection.execute(select(tokens).where(tokens.c.withdrawn.is_(False)))
-    return {row.digest: (row.id, frozenset(row.scopes.split())) for row in rows}

@@ -1,0 +1,216 @@
+"""The audit record as files: one row a line, cut by month, with a manifest that can be checked without the store.
+
+Each line is exactly the bytes that were hashed, so the chain and the Merkle root are recomputed from the files alone
+and held against the signed checkpoint in the manifest. A further export goes on where the last one ended; a file is
+written beside its name, made durable, and moved into place, and the manifest comes last.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+from cryptography.hazmat.primitives import hashes
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from core import merkle
+from core.audit import GENESIS, link
+from core.checkpoint import Checkpoint
+from core.clock import rfc3339, to_datetime
+from core.errors import Malformed, Refused, SettingsError
+from core.ports import SignatureVerifier
+from core.store import audit_tree
+from core.store.audit_tree import row_bytes
+from core.store.schema import audit
+
+MANIFEST: Final = "manifest.json"
+#: Rows in one file at most: some tens of megabytes.
+_ROWS_MAX: Final = 100_000
+_MEMBERS: Final = ("seq", "at_ms", "actor", "action", "subject", "outcome", "detail")
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveFile:
+    """A file of the archive. `sm3`: of its bytes. `head`: the chain hash of its last row."""
+
+    name: str
+    first: int
+    last: int
+    from_time: str
+    to_time: str
+    sm3: str
+    head: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What an archive holds. `checkpoint`: the signed one that its last row is in, as text."""
+
+    files: tuple[ArchiveFile, ...]
+    checkpoint: str
+
+    @property
+    def rows(self) -> int:
+        """How many rows are in the files."""
+        return self.files[-1].last if self.files else 0
+
+    def encode(self) -> bytes:
+        """JSON."""
+        value = {"format": "qianyan audit archive v1", "files": [asdict(one) for one in self.files]}
+        return orjson.dumps(value | {"checkpoint": self.checkpoint}, option=orjson.OPT_INDENT_2) + b"\n"
+
+
+def read_manifest(directory: Path) -> Manifest | None:
+    """The manifest of an archive; None where the directory has none. Raises Malformed (code "audit_archive")."""
+    try:
+        data = (directory / MANIFEST).read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        value = orjson.loads(data)
+        files = tuple(ArchiveFile(**one) for one in value["files"])
+        if any(Path(one.name).name != one.name for one in files):
+            raise ValueError("a name outside the archive")
+        return Manifest(files, value["checkpoint"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise Malformed(f"{directory / MANIFEST} is no manifest of an audit archive", code="audit_archive") from error
+
+
+async def export(
+    connection: AsyncConnection, directory: Path, *, progress: Callable[[int], None] = lambda rows: None
+) -> Manifest:
+    """Writes what the newest checkpoint covers and the archive lacks; returns the manifest.
+
+    Raises SettingsError (code "audit_checkpoint", "audit_archive"): there is no checkpoint yet, or the directory holds
+    the archive of another record.
+    """
+    checkpoint = await audit_tree.newest_checkpoint(connection)
+    if checkpoint is None:
+        raise SettingsError("there is no checkpoint yet; run 'qianyan audit checkpoint' first", code="audit_checkpoint")
+    before = _open(directory)
+    files = list(before.files) if before else []
+    if files and await audit_tree.head(connection, files[-1].last) != bytes.fromhex(files[-1].head):
+        raise SettingsError(f"{directory} holds the archive of another record", code="audit_archive")
+    async for rows in _months(connection, files[-1].last if files else 0, checkpoint.size):
+        files.append(_write(directory, rows))
+        progress(len(rows))
+    made = Manifest(tuple(files), checkpoint.encode().decode())
+    _durable(directory / MANIFEST, made.encode())
+    return made
+
+
+def _open(directory: Path) -> Manifest | None:
+    """The archive to go on with, its directory made where there is none."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return read_manifest(directory)
+
+
+async def _months(connection: AsyncConnection, after: int, size: int) -> AsyncIterator[list[Any]]:
+    """Rows after `after` up to `size`, by the month of their time and at most `_ROWS_MAX` together."""
+    pending: list[Any] = []
+    month = ""
+    stream = await connection.stream(
+        select(audit).where(audit.c.seq > after, audit.c.seq <= size).order_by(audit.c.seq)
+    )
+    async for row in stream:
+        at = to_datetime(row.at_ms).strftime("%Y-%m")
+        if pending and (at != month or len(pending) == _ROWS_MAX):
+            yield pending
+            pending = []
+        month = at
+        pending.append(row)
+    if pending:
+        yield pending
+
+
+def _write(directory: Path, rows: list[Any]) -> ArchiveFile:
+    first, last = rows[0], rows[-1]
+    name = f"audit-{to_datetime(first.at_ms):%Y-%m}-{first.seq:012d}.jsonl"
+    data = b"".join(row_bytes(row) + b"\n" for row in rows)
+    _durable(directory / name, data)
+    return ArchiveFile(
+        name, first.seq, last.seq, rfc3339(first.at_ms), rfc3339(last.at_ms), _sm3(data).hex(), last.hash.hex()
+    )
+
+
+def _durable(path: Path, data: bytes) -> None:
+    """Writes beside, makes durable, moves into place."""
+    beside = path.with_name(path.name + ".part")
+    with beside.open("wb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _sm3(data: bytes) -> bytes:
+    digest = hashes.Hash(hashes.SM3())
+    digest.update(data)
+    return digest.finalize()
+
+
+def _lines(directory: Path, manifest: Manifest) -> Iterator[tuple[ArchiveFile, list[bytes]]]:
+    """Each file's rows. Raises Refused (code "audit_archive") where a file is not what the manifest says."""
+    for one in manifest.files:
+        try:
+            data = (directory / one.name).read_bytes()
+        except FileNotFoundError as error:
+            raise Refused(f"{one.name} is missing", code="audit_archive") from error
+        if _sm3(data).hex() != one.sm3:
+            raise Refused(f"{one.name} was changed", code="audit_archive")
+        yield one, data.splitlines()
+
+
+def verify_archive(directory: Path, verify: SignatureVerifier, public_key: bytes) -> Checkpoint:
+    """Recomputes the chain and the root from the files, and returns the checkpoint that they fit.
+
+    Raises Refused (code "audit_archive", "signature") or Malformed: what does not fit, and where.
+    """
+    manifest = read_manifest(directory)
+    if manifest is None:
+        raise Refused(f"{directory} has no {MANIFEST}", code="audit_archive")
+    checkpoint = Checkpoint.decode(manifest.checkpoint.encode())
+    checkpoint.check(verify, public_key)
+    head, origin, tree = GENESIS, GENESIS, merkle.Frontier()
+    for one, lines in _lines(directory, manifest):
+        for line in lines:
+            if _row(line)["seq"] != tree.size + 1:
+                raise Refused(f"{one.name} lacks row {tree.size + 1}", code="audit_archive")
+            head = link(head, line)
+            origin = head if tree.size == 0 else origin
+            tree.add(merkle.leaf_hash(line))
+        if head.hex() != one.head:
+            raise Refused(f"{one.name} does not fit the files before it", code="audit_archive")
+    if (tree.size, tree.root(), head, origin) != (checkpoint.size, checkpoint.root, checkpoint.head, checkpoint.origin):
+        raise Refused("the files are not what the checkpoint says: rows are missing or others", code="audit_archive")
+    return checkpoint
+
+
+def _row(line: bytes) -> dict[str, Any]:
+    try:
+        return dict(zip(_MEMBERS, orjson.loads(line), strict=True))
+    except (ValueError, TypeError) as error:
+        raise Refused("a line is no row of an audit record", code="audit_archive") from error
+
+
+def search(directory: Path, wanted: Callable[[Mapping[str, Any]], bool]) -> Iterator[dict[str, Any]]:
+    """The rows that are `wanted`, in order, each file checked against the manifest. Raises Refused."""
+    manifest = read_manifest(directory)
+    if manifest is None:
+        raise Refused(f"{directory} has no {MANIFEST}", code="audit_archive")
+    for _, lines in _lines(directory, manifest):
+        for line in lines:
+            row = _row(line)
+            if wanted(row):
+                yield row

@@ -57,17 +57,21 @@ async def open_world(
     clock: Clock = system_clock,
     keys: tuple[str, ...] = (),
     devices: DeviceBackend | None = None,
+    url: str | None = None,
 ) -> AsyncIterator[World]:
-    """Opens the world in `directory`, makes it first where it is new, and closes it again."""
-    new = not (directory / "store.sqlite3").exists()
-    database = await (create_database if new else open_database)(store_url(directory))
+    """Opens the world in `directory`, makes it first where it is new, and closes it again.
+
+    `url`: of a store elsewhere that is there already.
+    """
+    new = url is None and not (directory / "store.sqlite3").exists()
+    database = await (create_database if new else open_database)(url or store_url(directory))
     follower = await FeedFollower.start(database)
     keystore = key_store(directory)
     engine = SigningEngine(database, follower, keystore, settings or EngineSettings(), clock, devices=devices)
     try:
         await engine.start()
         for key_id in keys:
-            await engine.create_key(key_id, KeyPurpose.DATA, "owner", "test")
+            await engine.create_key(key_id, KeyPurpose.DATA, "owner", "test", callers=["*"])
         yield World(directory, database, follower, keystore, engine)
     finally:
         await engine.close()

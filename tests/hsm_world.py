@@ -23,7 +23,7 @@ from tests.softsdf import PASSWORD, SoftDevice, build
 INDEX = 1
 #: Short enough for tests, long enough for two busy cores.
 QUICK: dict[str, Any] = {
-    "call_timeout_ms": 1_000,
+    "call_timeout_ms": 5_000,
     "request_timeout_ms": 20_000,
     "backoff_min_ms": 20,
     "backoff_max_ms": 200,
@@ -67,9 +67,9 @@ class Hsm:
         assert sm2.verify_many(self.key.public_key, digests, signatures) == b"\1" * count
 
 
-def make_devices(directory: Path, count: int, key: sm2.PrivateKey) -> list[SoftDevice]:
-    """So many devices with `key` at INDEX, and the password in `directory`/password."""
-    library = build()
+def make_devices(directory: Path, count: int, key: sm2.PrivateKey, *options: str) -> list[SoftDevice]:
+    """So many devices with `key` at INDEX, and the password in `directory`/password; `options` as of `build`."""
+    library = build(*options)
     devices = [SoftDevice(library, directory / f"d{n}") for n in range(count)]
     for device in devices:
         device.put_key(INDEX, key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import secrets
 import signal
@@ -128,7 +129,7 @@ async def test_a_key_made_or_resumed_elsewhere_is_used_here(tmp_path: Path) -> N
     async with open_world(tmp_path) as world:
         await in_another_process(
             tmp_path,
-            "await world.engine.create_key('new', KeyPurpose.DATA, 'o', 't'); "
+            "await world.engine.create_key('new', KeyPurpose.DATA, 'o', 't', callers=['app']); "
             "await world.engine.set_key_state('frozen', KeyState.ACTIVE, 't')",
         )
         for key_id in ("new", "frozen"):
@@ -139,7 +140,9 @@ async def test_a_key_made_or_resumed_elsewhere_is_used_here(tmp_path: Path) -> N
 
 async def test_a_key_file_that_is_gone_affects_that_key_alone(tmp_path: Path) -> None:
     async with open_world(tmp_path, keys=("good",)) as world:
-        await in_another_process(tmp_path, "await world.engine.create_key('lost', KeyPurpose.DATA, 'o', 't')")
+        await in_another_process(
+            tmp_path, "await world.engine.create_key('lost', KeyPurpose.DATA, 'o', 't', callers=['app'])"
+        )
         (tmp_path / "keys" / "lost.pem").unlink()
         with pytest.raises(Unavailable) as caught:
             await world.engine.sign_digests("lost", bytes(32), caller="app")
@@ -169,14 +172,15 @@ async def test_the_start_fails_on_a_key_that_cannot_be_used(tmp_path: Path) -> N
 async def test_a_key_id_is_given_once(tmp_path: Path) -> None:
     async with open_world(tmp_path, keys=("k",)) as world:
         with pytest.raises(Conflict) as caught:
-            await world.engine.create_key("k", KeyPurpose.DATA, "owner", "test")
+            await world.engine.create_key("k", KeyPurpose.DATA, "owner", "test", callers=["*"])
         assert caught.value.code == "key_exists"
         rows = await world.audit_rows("key.create")
         assert [(row.actor, row.subject) for row in rows] == [("test", "k")]
 
 
 async def test_the_reservation_is_on_disk_before_the_first_signature_leaves(tmp_path: Path) -> None:
-    async with open_world(tmp_path, keys=("k",), settings=EngineSettings(reserve_uses=100)) as world:
+    settings = EngineSettings(reserve_uses=100, reserve_uses_max=100)
+    async with open_world(tmp_path, keys=("k",), settings=settings) as world:
         assert await world.audit_rows("sign.reserve") == []
         for _ in range(30):
             await world.engine.sign_digests("k", bytes(32), caller="app")
@@ -200,6 +204,19 @@ async def test_blocks_are_reserved_ahead_so_that_signing_does_not_wait(tmp_path:
         while not world.engine._ledger.covers({"k": 149}):
             await world.audit_rows("sign.reserve")
         assert len(await world.audit_rows("sign.reserve")) == 2
+
+
+async def test_blocks_grow_where_they_are_used_up_at_once(tmp_path: Path) -> None:
+    settings = EngineSettings(reserve_uses=100, reserve_uses_max=3_000)
+    async with open_world(tmp_path, keys=("k",), settings=settings) as world:
+        for _ in range(300):
+            await world.engine.sign_digests("k", bytes(32 * 50), caller="app")
+        blocks = [int(row.detail.split('"uses":')[1].split(",")[0]) for row in await world.audit_rows("sign.reserve")]
+        assert blocks[0] == 100
+        assert max(blocks) <= 3_000
+        assert all(after <= max(100, 4 * before) for before, after in itertools.pairwise(blocks))
+        assert sum(blocks) >= 15_000
+        assert len(blocks) < 75, "half as many as there would be"
 
 
 async def test_counts_are_written_at_the_interval(tmp_path: Path) -> None:
@@ -242,7 +259,7 @@ async def test_after_kill_9_the_reservation_is_in_the_record(tmp_path: Path) -> 
 async def test_where_the_reservation_cannot_be_committed_nothing_is_signed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("core.store.database._BUSY_TIMEOUT_MS", 50)
+    monkeypatch.setattr("core.store.sqlite._BUSY_TIMEOUT_MS", 50)
     async with open_world(tmp_path, keys=("k", "covered")) as world:
         await world.engine.sign_digests("covered", bytes(32), caller="app")
         lock = sqlite3.connect(tmp_path / "store.sqlite3", isolation_level=None)

@@ -36,7 +36,7 @@ def backend(hsm: Hsm) -> SdfBackend:
 
 
 async def register(world: World, key_id: str = "device", index: int = INDEX) -> bytes:
-    return await world.engine.register_device_key(key_id, KeyPurpose.DATA, "owner", index, "test")
+    return await world.engine.register_device_key(key_id, KeyPurpose.DATA, "owner", index, "test", callers=["*"])
 
 
 async def test_a_device_key_is_registered_and_signs(tmp_path: Path, hsm: Hsm) -> None:
@@ -99,6 +99,10 @@ async def test_a_batch_that_waits_for_a_stalled_device_holds_up_no_other(tmp_pat
         async with open_world(tmp_path, devices=backend(hsm)) as world:
             await register(world)
             await asyncio.to_thread(until, lambda: all(INDEX in device.proven for device in hsm.pool.devices))
+            for device in hsm.devices:
+                device["latency_us"] = 1_000
+            while [device["rights_asked"] for device in hsm.devices] != [4, 4]:  # by then every session may sign
+                await world.engine.sign_digests("device", bytes(32 * 8), caller="app")
             for device in hsm.devices:
                 device["hang"] = 1
             first = asyncio.ensure_future(world.engine.sign_digests("device", bytes(32 * 8), caller="app"))

@@ -13,7 +13,8 @@ from core.errors import SettingsError, Unavailable
 from signer._native import sm2
 from signer.engine.sdf import abi
 from signer.engine.sdf.abi import DeviceFault
-from signer.engine.sdf.session import Connection
+from signer.engine.sdf.rights import Rights
+from signer.engine.sdf.session import Connection, Session
 from signer.engine.sdf.settings import SdfDeviceSettings
 from tests.hsm_world import INDEX, Load, make_devices, open_hsm, until
 from tests.judges import openssl
@@ -87,7 +88,7 @@ def test_no_session_is_used_by_two_threads(tmp_path: Path) -> None:
 def test_the_soft_device_notices_a_session_used_by_two_threads(tmp_path: Path) -> None:
     device = make_devices(tmp_path, 1, sm2.PrivateKey.generate())[0]
     connection = Connection(abi.Library(str(device.library)))
-    session = connection.open_session(lambda index: bytearray(PASSWORD), set())
+    session = Session(connection, lambda index: bytearray(PASSWORD), Rights(set()))
     device["latency_us"] = 300_000
     thread = threading.Thread(target=session.sign, args=(INDEX, bytes(32)))
     thread.start()
@@ -191,6 +192,8 @@ def test_closing_gives_everything_back(tmp_path: Path) -> None:
     with open_hsm(tmp_path) as hsm:
         hsm.sign(hsm.open(), 10)
         assert [device["sessions_open"] for device in hsm.devices] == [4, 4]
+        devices = hsm.devices
+    until(lambda: not any(device["devices_open"] for device in devices))  # closing has a limit to its patience
     assert [device["sessions_open"] for device in hsm.devices] == [0, 0]
     assert [device["devices_open"] for device in hsm.devices] == [0, 0]
     assert [device["bad_handles"] for device in hsm.devices] == [0, 0]

@@ -7,7 +7,7 @@ that it never assumes that a private key is in this process.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Literal, Protocol
 
 from core.errors import Unavailable
 from core.store.keys import KeyRecord
@@ -75,8 +75,19 @@ class _SoftwareKey:
         self.public_key: bytes = native.public_key.to_bytes()
 
 
+#: How a ciphertext is written: SM2Cipher of GM/T 0009 §7.2, or 04 ‖ C1 ‖ C3 ‖ C2.
+Encoding = Literal["der", "c1c3c2"]
+#: What a ciphertext may be read as, in this order; the hash within tells which reading is right.
+Readings = Sequence[tuple[Encoding, bytes]]
+
+#: How many uses one call makes at most before the key's state is looked at again.
+DECRYPT_CHUNK: Final = 64
+#: C1 and C3 (GB/T 32918.4 §6.1): 04, two coordinates, a hash.
+_CIPHERTEXT_OVERHEAD: Final = 65 + 32
+
+
 class SoftwareBackend:
-    """Keys of a `KeyStore`, signed with by the native core."""
+    """Keys of a `KeyStore`, used by the native core."""
 
     may_sign_inline = True
     parallel = 1
@@ -103,3 +114,24 @@ class SoftwareBackend:
             return sm2.sign_many(keys if one is None else one, digests)
         except sm2.EntropyError as error:
             raise Unavailable("the random generator failed; nothing was signed", code="entropy") from error
+
+    @staticmethod
+    def decrypt(handle: KeyHandle, ciphertexts: Sequence[Readings]) -> list[bytearray | None]:
+        """Each plaintext, which the caller wipes; None for what cannot be decrypted, whatever the cause."""
+        assert isinstance(handle, _SoftwareKey)
+        return [_decrypted(handle.native, readings) for readings in ciphertexts]
+
+
+def _decrypted(key: sm2.PrivateKey, readings: Readings) -> bytearray | None:
+    for encoding, ciphertext in readings:
+        try:
+            raw = sm2.ciphertext_from_der(ciphertext) if encoding == "der" else ciphertext
+            # As long as the plaintext and no longer: shrinking it later would leave a copy behind.
+            out = bytearray(max(0, len(raw) - _CIPHERTEXT_OVERHEAD))
+            key.decrypt_into(raw, out, encoding="c1c3c2")
+        except sm2.InvalidKey as error:
+            raise Unavailable("the key went away meanwhile", code="key_unreadable", retry_after_s=1) from error
+        except (sm2.DecryptionError, sm2.InvalidEncoding, ValueError):
+            continue
+        return out
+    return None

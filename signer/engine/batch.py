@@ -31,6 +31,8 @@ from signer.engine.settings import EngineSettings
 
 DIGEST_BYTES: Final = 32
 SIGNATURE_BYTES: Final = 64
+#: How many times `inline_max` may be signed at once by `sign_now`: a pass of the loop that signs for all that came.
+_NOW_FACTOR: Final = 4
 
 _log = structlog.get_logger()
 
@@ -152,8 +154,7 @@ class Batcher(Generic[K]):
         if count > self._max_pending:
             raise TooLarge(f"at most {self._max_pending} signatures fit the queue", code="batch_too_large")
         if self._pending + count > self._max_pending:
-            self._metrics.refusals.labels(code="sign_queue").inc()
-            raise Busy("too many signatures are waiting", code="sign_queue", retry_after_s=self._retry_after())
+            raise self.full()
         loop = asyncio.get_running_loop()
         item = Item(ticket, digests, loop.create_future())
         self._queue.append(item)
@@ -162,6 +163,41 @@ class Batcher(Generic[K]):
             self._scheduled = True
             loop.call_soon(self._turn)
         return item.future
+
+    def full(self) -> Busy:
+        """What is raised where there is no room; counted as refused."""
+        self._metrics.refusals.labels(code="sign_queue").inc()
+        return Busy("too many signatures are waiting", code="sign_queue", retry_after_s=self._retry_after())
+
+    @property
+    def now_max(self) -> int:
+        """The most that `sign_now` signs in one call; 0 where it never does."""
+        return _NOW_FACTOR * self._inline_max
+
+    def ready_now(self, demand: Sequence[tuple[K, int]]) -> bool:
+        """Whether `sign_now` may be called: nobody waits, nothing must be awaited first, and they are no more than the
+        loop should stand still for (four times what is signed inline for callers who come one by one)."""
+        if self._closing or self._queue or self._drivers or sum(count for _, count in demand) > self.now_max:
+            return False
+        return self._work.ready(demand)
+
+    def admit_now(self, ticket: K, count: int) -> None:
+        """As `Work.admit`; to be called with no await since `ready_now`, for each that `sign_now` is given."""
+        self._work.admit(ticket, count)
+
+    def sign_now(self, parts: Sequence[tuple[K, bytes]]) -> list[bytes]:
+        """The signatures of each part's digests, made in this call. Raises as `Work.sign` does."""
+        demand = [(ticket, len(digests) // DIGEST_BYTES) for ticket, digests in parts]
+        started = time.perf_counter()
+        signatures = self._work.sign(demand, b"".join([digests for _, digests in parts]))
+        self._metrics.native_seconds.observe(time.perf_counter() - started)
+        self._metrics.batch_size.observe(len(signatures) // SIGNATURE_BYTES)
+        out, at = [], 0
+        for ticket, count in demand:
+            self._work.signed(ticket, count)
+            out.append(signatures[at : at + count * SIGNATURE_BYTES])
+            at += count * SIGNATURE_BYTES
+        return out
 
     async def close(self) -> None:
         """Refuses what comes from now on and returns when all that was accepted is answered."""

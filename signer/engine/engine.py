@@ -8,26 +8,29 @@ a core.errors class; native errors do not.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Final
 
 from prometheus_client import CollectorRegistry
 
 from core.audit import AuditEvent
 from core.clock import Clock
-from core.errors import Conflict, QianyanError, Refused, SettingsError, Unavailable
+from core.errors import Busy, Conflict, QianyanError, Refused, SettingsError, Unavailable
 from core.model import KeyPurpose, KeyState
 from core.store import audit, counters, keys
 from core.store.database import Database
 from core.store.follow import FeedFollower
 from signer._native import sm2
-from signer.engine.backend import DeviceBackend, KeyBackend, SoftwareBackend
+from signer.engine.admission import Admission, EngineWork, Ticket
+from signer.engine.backend import DeviceBackend, KeyBackend, Readings, SoftwareBackend
 from signer.engine.batch import DIGEST_BYTES, Batcher
+from signer.engine.decrypt import Decryptor
 from signer.engine.keyring import Key, Keyring
 from signer.engine.keystore import KeyStore, check_key_id
+from signer.engine.keyuse import change_key_state, check_use, use_detail, with_use
 from signer.engine.metrics import EngineMetrics
 from signer.engine.settings import EngineSettings
 from signer.engine.usage import UsageLedger
@@ -35,62 +38,9 @@ from signer.engine.usage import UsageLedger
 #: GB/T 32918.2 §5.5 writes the user id's length in bits into two octets.
 USER_ID_MAX_BYTES: Final = 8_191
 
-_STATE_ACTIONS: Final = {
-    KeyState.ACTIVE: "key.resume",
-    KeyState.FROZEN: "key.freeze",
-    KeyState.COMPROMISED: "key.compromise",
-    KeyState.RETIRED: "key.retire",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class _Ticket:
-    """Which key, and for whom."""
-
-    key: Key
-    caller: str
-
-
-class _EngineWork:
-    """What the batcher asks of the engine (signer.engine.batch.Work)."""
-
-    def __init__(self, keyring: Keyring, ledger: UsageLedger, backend: KeyBackend) -> None:
-        self._keyring = keyring
-        self._ledger = ledger
-        self._backend = backend
-
-    def ready(self, demand: Sequence[tuple[_Ticket, int]]) -> bool:
-        return self._keyring.current() and self._ledger.covers(_usable_uses(demand))
-
-    async def prepare(self, demand: Sequence[tuple[_Ticket, int]]) -> None:
-        await self._keyring.refresh()
-        uses = _usable_uses(demand)
-        while not self._ledger.covers(uses):  # again, where a batch beside this one took what was reserved
-            await self._ledger.reserve(uses)
-            await self._keyring.refresh()  # the commit took milliseconds: keys' states are the last thing looked at
-
-    def admit(self, ticket: _Ticket, count: int) -> None:
-        try:
-            ticket.key.usable()
-        except QianyanError as error:
-            self._ledger.refused(ticket.key.id, ticket.caller, error.code)
-            raise
-        self._ledger.take(ticket.key.id, count)
-
-    def sign(self, parts: Sequence[tuple[_Ticket, int]], digests: bytes) -> bytes:
-        return self._backend.sign([(ticket.key.usable(), count) for ticket, count in parts], digests)
-
-    def signed(self, ticket: _Ticket, count: int) -> None:
-        self._ledger.signed(ticket.key.id, ticket.caller, count)
-
-
-def _usable_uses(demand: Sequence[tuple[_Ticket, int]]) -> Counter[str]:
-    """Uses by key, of active keys: a refused use needs no reservation."""
-    uses: Counter[str] = Counter()
-    for ticket, count in demand:
-        if ticket.key.state is KeyState.ACTIVE:
-            uses[ticket.key.id] += count
-    return uses
+#: How often changes of keys are looked for while no use is asked for.
+_FOLLOW_S: Final = 1.0
+_NO_LIMITS: Final = keys.KeyLimits()
 
 
 class BoundSigner:
@@ -113,24 +63,12 @@ class BoundSigner:
         """The uncompressed point."""
         return self._key.public_key
 
-    async def sign(self, message: bytes) -> bytes:
+    async def sign(self, message: bytes | memoryview) -> bytes:
         """The DER SM2Signature over `message` under the default user id."""
         raw = await self._engine.sign_message(
-            self._key.id, message, user_id=sm2.DEFAULT_ID, caller="system", purpose=self._purpose
+            self._key.id, message, user_id=sm2.DEFAULT_ID, caller="system", purpose=self._purpose, listed=False
         )
         return sm2.signature_to_der(raw)
-
-
-async def change_key_state(
-    database: Database, key_id: str, state: KeyState, actor: str, clock: Clock
-) -> keys.KeyRecord:
-    """Changes a key's state in the store alone: needs no key opened. Raises as `SigningEngine.set_key_state`."""
-    async with database.write() as connection:
-        # Stopping a key must work with a wrong clock, too; time still never goes back in the record.
-        now_ms = max(clock(), await counters.current(connection, counters.LAST_TIME))
-        changed = await keys.change_state(connection, key_id, state, at_ms=now_ms)
-        await audit.append(connection, AuditEvent(actor, _STATE_ACTIONS[state], key_id), at_ms=now_ms)
-        return changed
 
 
 class SigningEngine:
@@ -161,12 +99,17 @@ class SigningEngine:
         backends: dict[str, KeyBackend] = {"software": self._software}
         if devices is not None:
             backends["sdf"] = devices
-        self._keyring = Keyring(database, follower, backends)
-        self._ledger = UsageLedger(database, settings, clock, worker_id or secrets.token_hex(8))
+        self._keyring = Keyring(database, follower, backends, self._key_changed)
+        self._ledger = UsageLedger(
+            database, settings, clock, worker_id or secrets.token_hex(8), lambda key_id: self._keyring.operation(key_id)
+        )
+        self._admission = Admission(self._keyring, self._ledger, clock)
+        self._following: asyncio.Task[None] | None = None
         metrics = EngineMetrics.create(registry)
-        self._batchers: dict[str, Batcher[_Ticket]] = {
+        self._decryptor = Decryptor(self._admission, self._software, settings, metrics)
+        self._batchers: dict[str, Batcher[Ticket]] = {
             name: Batcher(
-                _EngineWork(self._keyring, self._ledger, backend),
+                EngineWork(self._admission, backend),
                 settings,
                 metrics,
                 inline_max=settings.inline_max if backend.may_sign_inline else 0,
@@ -179,11 +122,29 @@ class SigningEngine:
         """Opens the active keys and begins the accounts. Raises SettingsError where a key cannot be opened."""
         await self._keyring.start()
         self._ledger.start()
+        self._following = asyncio.get_running_loop().create_task(self._follow(), name="key-changes")
+
+    async def _follow(self) -> None:
+        """Hears of changes while nobody asks for a use, too, so that what is reserved here goes back to the others."""
+        while True:
+            await asyncio.sleep(_FOLLOW_S)
+            if self._ledger.holds:
+                with contextlib.suppress(QianyanError):  # who asks for a use meets the same error, and is told
+                    await self._keyring.refresh()
+
+    def _key_changed(self, key_id: str) -> None:
+        key = self._keyring.get(key_id)
+        if key.counted or key.state is not KeyState.ACTIVE:
+            self._ledger.release(key_id)
 
     async def close(self) -> None:
         """Refuses what comes from now on, answers what was accepted, writes the last counts."""
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.wait([self._following])
         try:
-            await asyncio.gather(*(batcher.close() for batcher in self._batchers.values()))
+            closing = [batcher.close() for batcher in self._batchers.values()]
+            await asyncio.gather(*closing, self._decryptor.close())
         finally:
             await self._ledger.close()
             self._keyring.close()
@@ -202,31 +163,157 @@ class SigningEngine:
         return self._keyring.get(key_id).public_key
 
     def signer(self, key_id: str, purpose: KeyPurpose) -> BoundSigner:
-        """The key, bound. Raises NotFound (code "key_unknown"), Refused (code "key_purpose")."""
-        return BoundSigner(self, self._for_purpose(self._keyring.get(key_id), purpose), purpose)
+        """The key, bound, for the service itself. Raises NotFound (code "key_unknown"), Refused ("key_purpose")."""
+        key = self._keyring.get(key_id)
+        if key.purpose is not purpose or purpose is KeyPurpose.ENCRYPT:
+            raise Refused(f"key {key.id!r} is not for {purpose.value} signatures", code="key_purpose", field="key")
+        return BoundSigner(self, key, purpose)
 
     async def sign_digests(
-        self, key_id: str, digests: bytes, *, caller: str, purpose: KeyPurpose = KeyPurpose.DATA
+        self,
+        key_id: str,
+        digests: bytes,
+        *,
+        caller: str,
+        purpose: KeyPurpose | Collection[KeyPurpose] = KeyPurpose.DATA,
+        listed: bool = True,
     ) -> bytes:
         """n·64 bytes r ‖ s over n·32 bytes of digests.
 
-        Raises NotFound (code "key_unknown"), Refused (code "key_purpose", "key_frozen", "key_compromised",
-        "key_retired"), Busy, TooLarge or Unavailable.
+        purpose: what the key must be for, or several of which it must be for one. listed: whether `caller` must be
+        among the key's callers; False for the service itself, and where another check has admitted the caller.
+
+        Raises NotFound (code "key_unknown"), Denied (code "key_caller"), Refused (code "key_purpose", "key_frozen",
+        "key_compromised", "key_retired", "key_hours", "key_count"), Busy ("key_rate", "key_changed" among its codes),
+        TooLarge or Unavailable.
         """
-        key = await self._key(key_id, purpose, caller)
+        key = await self._admission.key(key_id, purpose, caller, "sign")
         batcher = self._batchers.get(key.backend)
         if batcher is None:
             raise Unavailable(f"key {key.id!r} cannot be opened here", code="key_unreadable") from key.fault
-        return await batcher.submit(_Ticket(key, caller), digests)
+        ticket = Ticket(key, caller if listed else None, caller, "sign")
+        if not key.counted:
+            return await batcher.submit(ticket, digests)
+        async with self._admission.claimed(ticket, len(digests) // DIGEST_BYTES):
+            return await batcher.submit(ticket, digests)
+
+    def sign_now(self, key_id: str, digests: bytes, *, caller: str, purpose: KeyPurpose) -> bytes | None:
+        """As `sign_digests` for the service itself, at once; None where something must be awaited first, and where
+        there are limits that `sign_digests` must speak of. Raises as that does where the key must not be used now."""
+        key = self._usable_now(key_id, purpose)
+        if key is None:
+            return None
+        batcher = self._batchers[key.backend]
+        ticket = Ticket(key, None, caller, "sign")
+        count = len(digests) // DIGEST_BYTES
+        if not batcher.ready_now([(ticket, count)]) or not self._charge_now(caller, count):
+            return None
+        batcher.admit_now(ticket, count)
+        return batcher.sign_now([(ticket, digests)])[0]
+
+    def sign_all_now(
+        self, uses: Sequence[tuple[str, str, bytes]], purpose: KeyPurpose | Collection[KeyPurpose]
+    ) -> list[bytes | None]:
+        """The signatures of each (key id, listed caller, digests), all by one native call; None for each that
+        `sign_digests` is to be asked for: something must be awaited first, or it says why not. Raises nothing."""
+        out: list[bytes | None] = [None] * len(uses)
+        batcher = self._batchers["software"]
+        places, tickets = [], []
+        for place, (key_id, caller, digests) in enumerate(uses):
+            key = self._usable_now(key_id, purpose)
+            if key is not None and key.backend == "software":
+                places.append(place)
+                tickets.append((Ticket(key, caller, caller, "sign"), len(digests) // DIGEST_BYTES))
+        try:
+            if not batcher.ready_now(tickets):
+                return out
+            admitted = [
+                (place, ticket)
+                for place, (ticket, count) in zip(places, tickets, strict=True)
+                if self._admit_now(batcher, ticket, count)
+            ]
+            if admitted:
+                signed = batcher.sign_now([(ticket, uses[place][2]) for place, ticket in admitted])
+                for (place, _), signatures in zip(admitted, signed, strict=True):
+                    out[place] = signatures
+        except QianyanError:
+            return [None] * len(uses)  # whoever asks for each alone meets it again
+        return out
+
+    def _admit_now(self, batcher: Batcher[Ticket], ticket: Ticket, count: int) -> bool:
+        if not self._charge_now(ticket.caller, count):
+            return False
+        try:
+            batcher.admit_now(ticket, count)
+        except QianyanError:
+            return False
+        return True
+
+    def is_plain(self, key_id: str, *, caller: str, purpose: KeyPurpose | Collection[KeyPurpose]) -> bool:
+        """Whether, by what is known here now, a listed `caller` may sign with the key, whose uses need not be claimed.
+
+        Nothing is taken account of. Where it says no, `sign_digests` says why.
+        """
+        key = self._usable_now(key_id, purpose)
+        if key is None:
+            return False
+        try:
+            key.check(caller, self._clock)
+        except QianyanError:
+            return False
+        return True
+
+    @property
+    def now_max(self) -> int:
+        """The most that `sign_now` signs in one call."""
+        return max(batcher.now_max for batcher in self._batchers.values())
+
+    def full(self) -> Busy:
+        """What a request gets that finds too many others before it, on its way to the queue; counted as the queue's."""
+        return self._batchers["software"].full()
+
+    def _usable_now(self, key_id: str, purpose: KeyPurpose | Collection[KeyPurpose]) -> Key | None:
+        """The key, where it is known, for one of the purposes, opened here and without limits."""
+        if self._keyring.stale or key_id not in self._keyring:
+            return None
+        key = self._keyring.get(key_id)
+        wanted = (purpose,) if isinstance(purpose, KeyPurpose) else purpose
+        if key.counted or key.purpose not in wanted or key.purpose is KeyPurpose.ENCRYPT:
+            return None
+        return key if key.backend in self._batchers else None
+
+    def _charge_now(self, caller: str, count: int) -> bool:
+        """Whether the caller may have `count` single signatures, which are taken account of; for who limits callers."""
+        return True
 
     async def sign_message(
-        self, key_id: str, message: bytes, *, user_id: bytes, caller: str, purpose: KeyPurpose = KeyPurpose.DATA
+        self,
+        key_id: str,
+        message: bytes | memoryview,
+        *,
+        user_id: bytes,
+        caller: str,
+        purpose: KeyPurpose | Collection[KeyPurpose] = KeyPurpose.DATA,
+        listed: bool = True,
     ) -> bytes:
         """64 bytes r ‖ s over SM3(Z ‖ message); raises as `sign_digests`."""
         digest = await self.digests(key_id, [(message, user_id)])
-        return await self.sign_digests(key_id, digest, caller=caller, purpose=purpose)
+        return await self.sign_digests(key_id, digest, caller=caller, purpose=purpose, listed=listed)
 
-    async def digests(self, key_id: str, messages: Sequence[tuple[bytes, bytes]]) -> bytes:
+    async def decrypt(self, key_id: str, ciphertexts: Sequence[Readings], *, caller: str) -> list[bytearray | None]:
+        """Each plaintext, which the caller wipes; None for what cannot be decrypted, whatever the cause.
+
+        Each ciphertext comes in the ways it may be read; each counts as one use. Raises as `sign_digests`.
+        """
+        return await self._decryptor.decrypt(key_id, ciphertexts, caller)
+
+    async def may_decrypt(self, key_id: str, *, caller: str) -> None:
+        """Returns where `caller` may decrypt with the key now; no use is counted. Raises as `decrypt`."""
+        key = await self._admission.key(key_id, KeyPurpose.ENCRYPT, caller, "decrypt")
+        await self._keyring.refresh()
+        self._admission.check(Ticket(key, caller, caller, "decrypt"))
+
+    async def digests(self, key_id: str, messages: Sequence[tuple[bytes | memoryview, bytes]]) -> bytes:
         """What is signed for each (message, user id) under the key: e = SM3(Z ‖ message), 32 bytes each, in order."""
         if key_id not in self._keyring:
             await self._keyring.refresh()
@@ -238,29 +325,49 @@ class SigningEngine:
             return _digests(public, messages)
         return await asyncio.to_thread(_digests, public, messages)
 
-    async def create_key(self, key_id: str, purpose: KeyPurpose, owner: str, actor: str) -> bytes:
+    async def create_key(
+        self,
+        key_id: str,
+        purpose: KeyPurpose,
+        owner: str,
+        actor: str,
+        *,
+        callers: Collection[str] = (),
+        limits: keys.KeyLimits = _NO_LIMITS,
+    ) -> bytes:
         """Makes a key, its row, feed entry and audit row; returns its public key. Raises Conflict (code "key_exists").
 
-        The private key is durable before the row: a crash between leaves a key that nothing names and nothing used.
+        Raises Refused (code "key_callers", "key_limits"), too. The private key is durable before the row: a crash
+        between leaves a key that nothing names and nothing used.
         """
+        checked = check_use(purpose, callers, limits)
         await self._check_new(key_id)
         handle = await asyncio.to_thread(self._software.create, key_id)
         record = keys.KeyRecord(key_id, purpose, KeyState.ACTIVE, handle.public_key, owner, 0, 0)
-        await self._add(
-            record, AuditEvent(actor, "key.create", key_id, detail={"purpose": purpose.value, "owner": owner})
-        )
+        await self._add(with_use(record, checked, limits), actor, "key.create", {"owner": owner})
         return handle.public_key
 
     async def register_device_key(
-        self, key_id: str, purpose: KeyPurpose, owner: str, device_index: int, actor: str
+        self,
+        key_id: str,
+        purpose: KeyPurpose,
+        owner: str,
+        device_index: int,
+        actor: str,
+        *,
+        callers: Collection[str] = (),
+        limits: keys.KeyLimits = _NO_LIMITS,
     ) -> bytes:
         """Takes the signing key at an index of the devices into use; returns its public key.
 
         The devices must agree on the key and prove it by signatures, which are verified here. Raises SettingsError,
-        Unavailable, Conflict (code "key_exists", "hsm_index_taken").
+        Unavailable, Conflict (code "key_exists", "hsm_index_taken"), Refused as `create_key`.
         """
         if self._devices is None:
             raise SettingsError("no device is configured; add [[hsm.devices]]", code="hsm_missing")
+        if purpose is KeyPurpose.ENCRYPT:
+            raise Refused("a device's signing key is not for decryption", code="key_purpose", field="purpose")
+        checked = check_use(purpose, callers, limits)
         await self._check_new(key_id)
         public_key = await asyncio.to_thread(self._devices.export, device_index)
         async with self._database.read() as connection:
@@ -268,9 +375,9 @@ class SigningEngine:
         if known:
             raise Conflict(f"the key at that index is key {known[0].id!r} already", code="hsm_index_taken")
         await asyncio.to_thread(self._devices.prove, device_index, public_key)
-        detail: dict[str, str | int] = {"purpose": purpose.value, "owner": owner, "device_index": device_index}
         record = keys.KeyRecord(key_id, purpose, KeyState.ACTIVE, public_key, owner, 0, 0, "sdf", device_index)
-        await self._add(record, AuditEvent(actor, "key.register", key_id, detail=detail))
+        detail: dict[str, str | int] = {"owner": owner, "device_index": device_index}
+        await self._add(with_use(record, checked, limits), actor, "key.register", detail)
         return public_key
 
     async def _check_new(self, key_id: str) -> None:
@@ -279,12 +386,13 @@ class SigningEngine:
         if key_id in self._keyring:
             raise Conflict(f"there is a key {key_id!r} already", code="key_exists")
 
-    async def _add(self, record: keys.KeyRecord, event: AuditEvent) -> None:
+    async def _add(self, record: keys.KeyRecord, actor: str, action: str, detail: dict[str, str | int]) -> None:
         """Commits a new key's row (its times are given here), feed entry and audit row, and opens the key."""
+        detail = {"purpose": record.purpose.value, **detail, **use_detail(record)}
         async with self._database.write() as connection:
             now_ms = await counters.advance_time(connection, self._clock())
             await keys.add(connection, replace(record, created_at_ms=now_ms, changed_at_ms=now_ms))
-            await audit.append(connection, event, at_ms=now_ms)
+            await audit.append(connection, AuditEvent(actor, action, record.id, detail=detail), at_ms=now_ms)
         await self._keyring.refresh()
 
     async def set_key_state(self, key_id: str, state: KeyState, actor: str) -> None:
@@ -295,24 +403,8 @@ class SigningEngine:
         await change_key_state(self._database, key_id, state, actor, self._clock)
         await self._keyring.refresh()
 
-    async def _key(self, key_id: str, purpose: KeyPurpose, caller: str) -> Key:
-        if key_id not in self._keyring:
-            await self._keyring.refresh()
-        key = self._keyring.get(key_id)
-        try:
-            return self._for_purpose(key, purpose)
-        except Refused as error:
-            self._ledger.refused(key_id, caller, error.code)
-            raise
 
-    @staticmethod
-    def _for_purpose(key: Key, purpose: KeyPurpose) -> Key:
-        if key.purpose is not purpose:
-            raise Refused(f"key {key.id!r} is not for {purpose.value} signatures", code="key_purpose", field="key")
-        return key
-
-
-def _digests(public: sm2.PublicKey, messages: Sequence[tuple[bytes, bytes]]) -> bytes:
+def _digests(public: sm2.PublicKey, messages: Sequence[tuple[bytes | memoryview, bytes]]) -> bytes:
     out = b"".join(public.digest(message, user_id=user_id) for message, user_id in messages)
     assert len(out) == len(messages) * DIGEST_BYTES
     return out

@@ -1,4 +1,4 @@
-"""The keys as this process knows them: state by the store, handles by the backend.
+"""The keys as this process knows them: state, callers and limits by the store, handles by the backend.
 
 Owns the cached state of every key and keeps it no older than the change feed. Knows the store and the backend; not
 batches or requests. A key that is no longer active loses its handle here, and the native key wipes itself with it.
@@ -7,11 +7,12 @@ batches or requests. A key that is no longer active loses its handle here, and t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 
-from core.errors import NotFound, QianyanError, Refused, SettingsError, Unavailable
+from core.clock import Clock
+from core.errors import Denied, NotFound, QianyanError, Refused, SettingsError, Unavailable
 from core.model import KeyPurpose, KeyState
 from core.store import keys
 from core.store.database import Database
@@ -19,24 +20,58 @@ from core.store.feed import FeedEntry
 from core.store.follow import FeedFollower
 from signer._native import sm2
 from signer.engine.backend import KeyBackend, KeyHandle
+from signer.engine.hours import Gate, Hours
 
 _log = structlog.get_logger()
 
 
 class Key:
-    """One key: what it is for, its state, and the handle it is used by while it is active."""
+    """One key: what it is for, its state, who may use it and how much, and the handle it is used by while active."""
 
-    __slots__ = ("backend", "fault", "handle", "id", "public", "public_key", "purpose", "state")
+    __slots__ = (
+        "_any_caller", "_callers", "_gate", "_hours_fault", "backend", "counted", "fault", "handle", "id", "public",
+        "public_key", "purpose", "state",
+    )  # fmt: skip
 
     def __init__(self, record: keys.KeyRecord) -> None:
         self.id = record.id
         self.backend = record.backend
         self.purpose: KeyPurpose = record.purpose
-        self.state: KeyState = record.state
         self.public_key = record.public_key
         self.public = sm2.PublicKey.from_bytes(record.public_key)
         self.handle: KeyHandle | None = None
         self.fault: QianyanError | None = None
+        self.take_over(record)
+
+    def take_over(self, record: keys.KeyRecord) -> None:
+        """What of a key may change: its state, callers and limits."""
+        self.state: KeyState = record.state
+        self._callers = frozenset(record.callers)
+        self._any_caller = keys.ANY_CALLER in self._callers
+        #: Whether each use must be claimed first (signer.engine.claims).
+        self.counted = record.max_rate is not None or record.max_uses is not None
+        self._gate: Gate | None = None
+        self._hours_fault: QianyanError | None = None
+        if record.hours is not None:
+            try:
+                self._gate = Gate(Hours.parse(record.hours))
+            except Refused as error:  # a time zone that only another machine knows, say
+                self._hours_fault = error
+                _log.error("key_hours_unreadable", key=self.id, detail=error.detail)
+
+    def check(self, caller: str | None, clock: Clock) -> KeyHandle:
+        """The handle, where `caller` may use the key now; None for who needs no leave of the key's callers.
+
+        Raises Denied (code "key_caller"), Refused (code "key_hours"), or as `usable`.
+        """
+        if caller is not None and not self._any_caller and caller not in self._callers:
+            raise Denied(f"key {self.id!r} is not for this caller", code="key_caller", authenticated=True)
+        handle = self.usable()
+        if self._gate is not None and not self._gate.open_at(clock()):
+            raise Refused(f"key {self.id!r} is not in use at this hour", code="key_hours", field="key")
+        if self._hours_fault is not None:
+            raise Unavailable(f"the hours of key {self.id!r} cannot be told here", code="key_hours_unreadable")
+        return handle
 
     def usable(self) -> KeyHandle:
         """The handle. Raises Refused (code `key_frozen`, ...) or Unavailable (code "key_unreadable")."""
@@ -51,13 +86,20 @@ class Key:
 class Keyring:
     """See the module. `start()` opens every active key; `refresh()` catches up with the feed.
 
-    `backends`: by the name that records have (core.store.schema).
+    `backends`: by the name that records have (core.store.schema). `changed` is told of every key that is not as it was.
     """
 
-    def __init__(self, database: Database, follower: FeedFollower, backends: Mapping[str, KeyBackend]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        follower: FeedFollower,
+        backends: Mapping[str, KeyBackend],
+        changed: Callable[[str], None],
+    ) -> None:
         self._database = database
         self._follower = follower
         self._backends = backends
+        self._tell = changed
         self._keys: dict[str, Key] = {}
         self._changed: set[str] = set()
         self._refreshing = asyncio.Lock()
@@ -74,8 +116,18 @@ class Keyring:
             raise NotFound("there is no such key", code="key_unknown", field="key")
         return key
 
+    def operation(self, key_id: str) -> str:
+        """What the key is used for: "decrypt" or "sign"."""
+        key = self._keys.get(key_id)
+        return "decrypt" if key is not None and key.purpose is KeyPurpose.ENCRYPT else "sign"
+
     def __contains__(self, key_id: str) -> bool:
         return key_id in self._keys
+
+    @property
+    def stale(self) -> bool:
+        """Whether the feed has told of a change that is not known here yet. Does not look at the store."""
+        return bool(self._changed)
 
     def current(self) -> bool:
         """Whether every committed change of a key is known here. Raises Unavailable where that cannot be told."""
@@ -117,7 +169,8 @@ class Keyring:
         key = self._keys.get(record.id)
         if key is None:
             key = self._keys[record.id] = Key(record)
-        key.state = record.state
+        key.take_over(record)
+        self._tell(record.id)
         if key.state is not KeyState.ACTIVE:
             key.handle = key.fault = None
         elif key.handle is None:

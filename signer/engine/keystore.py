@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hmac
 import os
 import re
 import secrets
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -34,7 +35,8 @@ from signer.engine.settings import KeyStoreSettings
 
 _KEY_LABEL: Final = "ENCRYPTED PRIVATE KEY"
 _MASTER_LABEL: Final = "QIANYAN ENCRYPTED MASTER KEY"
-_MASTER_NAME: Final = "kmc-master"
+#: The file of the key under which the key-management part keeps escrowed keys; no signing key has that name.
+MASTER_NAME: Final = "kmc-master"
 _KEY_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _FILE_MAX_BYTES: Final = 16_384
 #: Plaintext of the master key file: a PrivateKeyInfo whose algorithm is SM4, up to its 16 octets.
@@ -49,10 +51,13 @@ _WRAPPED_BYTES: Final = 1 + 65 + _NONCE_BYTES + 32 + _TAG_BYTES
 
 T = TypeVar("T")
 
+#: What became of a key that was put back: written where none was, in place of a damaged file, or not needed.
+Restored = Literal["restored", "replaced", "kept"]
+
 
 def check_key_id(key_id: str) -> str:
     """The id, where it can name a key: letters, digits, '.', '_', '-', at most 64. Raises Refused (code "key_id")."""
-    if not _KEY_ID.fullmatch(key_id) or key_id == _MASTER_NAME:
+    if not _KEY_ID.fullmatch(key_id) or key_id == MASTER_NAME:
         raise Refused(
             "a key id has 1 to 64 letters, digits, '.', '_' or '-', and begins with a letter or digit",
             code="key_id",
@@ -100,7 +105,7 @@ class KeyStore:
         master = bytearray(secrets.token_bytes(16))  # that one short-lived bytes object cannot be wiped
         plain = bytearray(_MASTER_HEAD) + master
         try:
-            self._write(self._path(_MASTER_NAME), _MASTER_LABEL, plain)
+            self._write(self._path(MASTER_NAME), _MASTER_LABEL, plain)
         finally:
             wipe(plain)
         self._master = master
@@ -140,6 +145,65 @@ class KeyStore:
             wipe(out)
             wipe(scalar)
 
+    def has_master(self) -> bool:
+        """Whether there is a master key for escrowed keys."""
+        return self._path(MASTER_NAME).exists()
+
+    def export_master(self) -> bytearray:
+        """A copy of the master key, which the caller wipes. Raises SettingsError."""
+        return bytearray(self._master_key())
+
+    def restore(self, key_id: str, key: sm2.PrivateKey) -> Restored:
+        """Writes the key's file where there is none, or one that is damaged, which is set aside and not removed.
+
+        A file that works is left alone. Raises Conflict (code "key_exists") where it holds another key, SettingsError
+        where it cannot be told whether it works (`passphrase_wrong`, `key_mode`).
+        """
+        path = self._path(check_key_id(key_id))
+        existing = self._standing(path, lambda: self.load(key_id))
+        if existing is not None:
+            same = existing.public_key == key.public_key
+            existing.wipe()
+            if not same:
+                raise Conflict(f"key file {path} works and holds another key", code="key_exists")
+            return "kept"
+        plain = keyinfo.encode(key)
+        try:
+            return self._put_back(path, _KEY_LABEL, plain)
+        finally:
+            wipe(plain)
+
+    def restore_master(self, master: bytearray) -> Restored:
+        """As `restore`, for the master key."""
+        path = self._path(MASTER_NAME)
+        existing = self._standing(path, self._master_key)
+        if existing is not None:
+            if not hmac.compare_digest(existing, master):
+                raise Conflict(f"key file {path} works and holds another key", code="key_exists")
+            return "kept"
+        plain = bytearray(_MASTER_HEAD) + master
+        try:
+            return self._put_back(path, _MASTER_LABEL, plain)
+        finally:
+            wipe(plain)
+
+    @staticmethod
+    def _standing(path: Path, load: Callable[[], T]) -> T | None:
+        """What a file holds; None where there is none or it is damaged, for sure."""
+        try:
+            return load()
+        except SettingsError as error:
+            if error.code == "key_missing" or (error.code == "key_unreadable" and os.access(path, os.R_OK)):
+                return None
+            raise
+
+    def _put_back(self, path: Path, label: str, plain: bytearray) -> Restored:
+        damaged = path.exists()
+        if damaged:
+            path.rename(path.with_name(f"{path.name}.damaged-{secrets.token_hex(4)}"))
+        self._write(path, label, plain)
+        return "replaced" if damaged else "restored"
+
     def close(self) -> None:
         """Wipes the passphrase and what came of it. The store is of no use after that."""
         self._passphrase.wipe()
@@ -152,7 +216,7 @@ class KeyStore:
 
     def _master_key(self) -> bytearray:
         if self._master is None:
-            path = self._path(_MASTER_NAME)
+            path = self._path(MASTER_NAME)
             self._master = self._read(path, _MASTER_LABEL, lambda p: p.startswith(_MASTER_HEAD), _decode_master)
         return self._master
 
@@ -160,7 +224,7 @@ class KeyStore:
         """The derivation for new files: by the settings, with the master key file's salt where there is one."""
         if self._kdf is None:
             salt = None
-            path = self._path(_MASTER_NAME)
+            path = self._path(MASTER_NAME)
             if path.exists():
                 salt = _parse(path, _read_file(path), _MASTER_LABEL).kdf.salt
             self._kdf = pbes2.Kdf.new(self._settings, salt)

@@ -19,6 +19,8 @@ class EngineMetrics:
     native_seconds: Histogram
     refusals: Counter
     pending: Gauge
+    decrypted: Counter
+    decrypt_seconds: Histogram
 
     @classmethod
     def create(cls, registry: CollectorRegistry | None = None) -> EngineMetrics:
@@ -34,4 +36,13 @@ class EngineMetrics:
             Histogram("qianyan_sign_native_seconds", "Time in the native call.", buckets=_SECONDS, registry=registry),
             Counter("qianyan_sign_refusals", "Requests that were answered with an error.", ["code"], registry=registry),
             Gauge("qianyan_sign_pending", "Signatures waiting or under way.", registry=registry),
+            Counter(
+                "qianyan_decrypted", "Ciphertexts that were opened, or could not be.", ["outcome"], registry=registry
+            ),
+            Histogram(
+                "qianyan_decrypt_native_seconds",
+                "Time in the native core for one piece of a decryption.",
+                buckets=_SECONDS,
+                registry=registry,
+            ),
         )

@@ -48,7 +48,18 @@ class EngineSettings(Settings):
     """The most message bytes hashed on the event loop; more are hashed in a thread."""
 
     reserve_uses: int = Field(default=10_000, ge=2)
-    """How many signatures one durable reservation in the audit record covers."""
+    """How many signatures one durable reservation in the audit record covers; more where they are used up within a
+    second."""
+
+    reserve_uses_max: int = Field(default=1_000_000, ge=2)
+    """The most that a reservation grows to: a second's worth, so that a fast key does not cost a commit every few
+    milliseconds. A worker that is killed leaves at most so many uses reserved and not told apart."""
+
+    max_claims: int = Field(default=16_384, ge=1)
+    """The most requests that wait for uses of keys with a rate or a total; past it a request is refused at once."""
+
+    max_decrypting: int = Field(default=16_384, ge=1)
+    """The most ciphertexts that wait or are being decrypted; past it a request is refused at once."""
 
     usage_interval_s: float = Field(default=60.0, gt=0)
     """How often exact counts per key and caller go into the audit record."""

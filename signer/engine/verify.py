@@ -9,7 +9,7 @@ from core.errors import Refused
 from signer._native import sm2
 
 
-def verify_signature(public_key: bytes, message: bytes, signature: bytes) -> None:
+def verify_signature(public_key: bytes, message: bytes | memoryview, signature: bytes) -> None:
     """Returns where the DER `signature` is that of `message` under `public_key` (65 bytes), by the default user id.
 
     Raises Refused (code "signature") otherwise, also where the key or the signature is malformed.

@@ -20,30 +20,38 @@ ALWAYS = 0xFFFFFFFF
 #: The words of `struct control` in softsdf.c.
 _WORDS = (
     *("latency_us", "dead", "hang", "boot", "sign_code", "sign_failures", "open_code", "password_code"),
-    *("right_epoch", "wrong", "left_aligned"),
+    *("right_epoch", "wrong", "left_aligned", "sessions_max", "alone"),
     *("signatures", "rights_asked", "wrong_passwords", "concurrent", "bad_handles"),
     *("sessions_open", "devices_open", "hanging", "most_at_once", "at_once"),
 )
 
 
-def build() -> Path:
-    """The library, compiled with warnings as errors; under build/, anew only where a source has changed."""
-    sources = [str(HERE / "softsdf.c"), *core_sources()]
-    command = ["gcc", *STRICT, "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-Wl,-Bsymbolic,-z,defs"]
-    command += [f"-I{CORE}", *sources, "-lpthread", "-ldl"]
-    digest = hashlib.sha256(repr(command).encode())
-    for source in sorted([*sources, *map(str, CORE.glob("*.h"))]):
-        digest.update(Path(source).read_bytes())
+def build(*options: str) -> Path:
+    """The library, compiled with warnings as errors; under build/, anew only where a source or an option has changed.
+
+    -DSOFTSDF_BARE leaves out the functions that signing does not need.
+    """
     directory = HERE.parent.parent / "build" / "softsdf"
     directory.mkdir(parents=True, exist_ok=True)
-    out = directory / f"softsdf-{digest.hexdigest()[:16]}.so"
+    flags = [*STRICT, "-O2", "-fPIC", "-fvisibility=hidden", f"-I{CORE}"]
     with (directory / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # test processes start together, and one compilation is enough
-        if not out.exists():
-            aside = directory / "softsdf.new"
-            ran = subprocess.run([*command, "-o", str(aside)], capture_output=True, text=True, check=False)
-            assert ran.returncode == 0, ran.stderr
-            aside.rename(out)
+        core = _compiled(directory / "core.o", ["gcc", *flags, "-r", *core_sources()])
+        command = ["gcc", *flags, *options, "-shared", "-Wl,-Bsymbolic,-z,defs", str(HERE / "softsdf.c"), str(core)]
+        return _compiled(directory / "softsdf.so", [*command, "-lpthread", "-ldl"])
+
+
+def _compiled(out: Path, command: list[str]) -> Path:
+    """What the command makes of its sources, from an earlier run where neither it nor a source has changed."""
+    digest = hashlib.sha256(repr(command).encode())
+    for source in sorted({name for name in command if name.endswith(".c")} | set(map(str, CORE.glob("*.h")))):
+        digest.update(Path(source).read_bytes())
+    out = out.with_stem(f"{out.stem}-{digest.hexdigest()[:16]}")
+    if not out.exists():
+        aside = out.with_suffix(".new")
+        ran = subprocess.run([*command, "-o", str(aside)], capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stderr
+        aside.rename(out)
     return out
 
 

@@ -75,6 +75,8 @@ struct control {
     _Atomic uint32_t right_epoch;   /* access rights of an earlier value are lost */
     _Atomic uint32_t wrong;         /* signatures are of another digest */
     _Atomic uint32_t left_aligned;  /* r and s stand in the first half of their fields */
+    _Atomic uint32_t sessions_max;  /* how many sessions there are at most; 0: as many as fit */
+    _Atomic uint32_t alone;         /* a device handle takes one session */
     /* reports */
     _Atomic uint32_t signatures, rights_asked, wrong_passwords, concurrent, bad_handles;
     _Atomic uint32_t sessions_open, devices_open, hanging, most_at_once, at_once;
@@ -86,16 +88,21 @@ typedef struct {
 } right;
 
 typedef struct {
+    atomic_int open, sessions;
+} device_handle;
+
+typedef struct {
     atomic_int open, busy;
     uint32_t boot;
+    device_handle *device;
     right rights[KEYS_MAX];
 } session;
 
 static session sessions[SESSIONS_MAX];
+static device_handle handles[SESSIONS_MAX];
 static struct control *control;
 static char directory[PATH_MAX];
 static pthread_mutex_t opening = PTHREAD_MUTEX_INITIALIZER;
-static int device; /* its address is the device handle; the boot it belongs to is in the sessions */
 
 __attribute__((constructor)) static void start(void)
 {
@@ -104,7 +111,7 @@ __attribute__((constructor)) static void start(void)
     const sm2_backend *backend;
     int fd;
 
-    if (sm2_backend_choose(&backend, NULL) != SM2_BACKEND_OK || !dladdr(&device, &info))
+    if (sm2_backend_choose(&backend, NULL) != SM2_BACKEND_OK || !dladdr(&sessions, &info))
         return;
     sm2_use_backend(backend);
     snprintf(directory, sizeof directory, "%s", info.dli_fname);
@@ -189,42 +196,60 @@ static int load_key(sm2_private *key, unsigned int index)
     return SDR_OK;
 }
 
-EXPORT int SDF_OpenDevice(void **handle)
+static int is_handle(const device_handle *device)
+{
+    return device >= handles && device < handles + SESSIONS_MAX && device->open;
+}
+
+EXPORT int SDF_OpenDevice(void **out)
 {
     int code = reach();
     if (code != SDR_OK)
         return code;
     if (control->open_code)
         return (int)control->open_code;
-    if (handle == NULL)
+    if (out == NULL)
         return SDR_INARGERR;
-    control->devices_open++;
-    *handle = &device;
-    return SDR_OK;
+    for (size_t i = 0; i < SESSIONS_MAX; i++) {
+        int closed = 0;
+        if (atomic_compare_exchange_strong(&handles[i].open, &closed, 1)) {
+            control->devices_open++;
+            *out = &handles[i];
+            return SDR_OK;
+        }
+    }
+    return SDR_OPENDEVICE;
 }
 
-EXPORT int SDF_CloseDevice(void *handle)
+EXPORT int SDF_CloseDevice(void *device)
 {
-    if (handle != &device)
+    device_handle *used = device;
+    if (!is_handle(used) || used->sessions != 0)
         return SDR_INARGERR;
+    used->open = 0;
     control->devices_open--;
     return reach();
 }
 
-EXPORT int SDF_OpenSession(void *handle, void **out)
+EXPORT int SDF_OpenSession(void *device, void **out)
 {
+    device_handle *on = device;
     int code = reach();
     if (code != SDR_OK)
         return code;
-    if (handle != &device || out == NULL)
+    if (!is_handle(on) || out == NULL)
         return SDR_INARGERR;
     code = SDR_OPENSESSION;
     pthread_mutex_lock(&opening);
-    for (size_t i = 0; i < SESSIONS_MAX && code != SDR_OK; i++)
+    int full = (control->sessions_max && control->sessions_open >= control->sessions_max) ||
+               (control->alone && on->sessions);
+    for (size_t i = 0; i < SESSIONS_MAX && code != SDR_OK && !full; i++)
         if (!sessions[i].open) {
             memset(sessions[i].rights, 0, sizeof sessions[i].rights);
             sessions[i].boot = control->boot;
+            sessions[i].device = on;
             sessions[i].open = 1;
+            on->sessions++;
             control->sessions_open++;
             *out = &sessions[i];
             code = SDR_OK;
@@ -246,11 +271,13 @@ EXPORT int SDF_CloseSession(void *handle)
     }
     memset(used->rights, 0, sizeof used->rights);
     control->sessions_open--;
+    used->device->sessions--;
     used->busy = 0;
     used->open = 0;
     return SDR_OK;
 }
 
+#ifndef SOFTSDF_BARE /* what nobody needs in order to sign */
 EXPORT int SDF_GetDeviceInfo(void *handle, DEVICEINFO *info)
 {
     session *used;
@@ -268,6 +295,8 @@ EXPORT int SDF_GetDeviceInfo(void *handle, DEVICEINFO *info)
     info->BufferSize = 8192;
     return leave(used, SDR_OK);
 }
+
+#endif
 
 EXPORT int SDF_GetPrivateKeyAccessRight(void *handle, unsigned int index, unsigned char *password, unsigned int n)
 {
@@ -292,6 +321,7 @@ EXPORT int SDF_GetPrivateKeyAccessRight(void *handle, unsigned int index, unsign
     return leave(used, SDR_OK);
 }
 
+#ifndef SOFTSDF_BARE
 EXPORT int SDF_ReleasePrivateKeyAccessRight(void *handle, unsigned int index)
 {
     session *used;
@@ -303,6 +333,8 @@ EXPORT int SDF_ReleasePrivateKeyAccessRight(void *handle, unsigned int index)
     memset(&used->rights[index], 0, sizeof used->rights[index]);
     return leave(used, SDR_OK);
 }
+
+#endif
 
 EXPORT int SDF_ExportSignPublicKey_ECC(void *handle, unsigned int index, ECCrefPublicKey *out)
 {
@@ -390,6 +422,7 @@ EXPORT int SDF_InternalSign_ECC(void *handle, unsigned int index, unsigned char 
     return leave(used, control->dead ? SDR_COMMFAIL : code);
 }
 
+#ifndef SOFTSDF_BARE
 EXPORT int SDF_ExternalVerify_ECC(void *handle, unsigned int algorithm, ECCrefPublicKey *key, unsigned char *data,
                                   unsigned int n, ECCSignature *signature)
 {
@@ -409,3 +442,4 @@ EXPORT int SDF_ExternalVerify_ECC(void *handle, unsigned int algorithm, ECCrefPu
     sm2_verify_many(&valid, &points, 0, data, raw, 1);
     return leave(used, valid ? SDR_OK : SDR_VERIFYERR);
 }
+#endif

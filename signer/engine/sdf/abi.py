@@ -1,7 +1,8 @@
 """The C interface of GM/T 0018 (SDF) libraries: structures, prototypes, error codes and what they mean.
 
 Knows ctypes and the standard; not sessions, threads or the pool. Only the functions that signing needs are asked for,
-so that any vendor's library will do. ctypes releases the interpreter's lock during a call.
+and of those two may be missing, so that any vendor's library will do. ctypes releases the interpreter's lock during a
+call; the call that signs is made in C (csrc/sdf_lane.c), which gets its address from here.
 
 Numbers stand right-aligned in fields of 64 bytes (ECCref_MAX_LEN), integers are in native order.
 """
@@ -9,11 +10,11 @@ Numbers stand right-aligned in fields of 64 bytes (ECCref_MAX_LEN), integers are
 from __future__ import annotations
 
 import ctypes
-import threading
 from collections.abc import Callable
 from typing import Any, Final
 
 from core.errors import SettingsError
+from signer.engine.sdf._lane import Gate
 
 FIELD_BYTES: Final = 64
 SGD_SM2_1: Final = 0x00020200
@@ -74,12 +75,6 @@ class PublicKey(ctypes.Structure):
     )
 
 
-class Signature(ctypes.Structure):
-    """ECCSignature, 128 bytes."""
-
-    _fields_ = (("r", ctypes.c_ubyte * FIELD_BYTES), ("s", ctypes.c_ubyte * FIELD_BYTES))
-
-
 _HANDLE = ctypes.c_void_p
 _OUT_HANDLE = ctypes.POINTER(ctypes.c_void_p)
 _BYTES = ctypes.c_void_p
@@ -91,7 +86,6 @@ _PROTOTYPES: Final[dict[str, tuple[Any, ...]]] = {
     "SDF_GetDeviceInfo": (_HANDLE, ctypes.POINTER(DeviceInfo)),
     "SDF_GetPrivateKeyAccessRight": (_HANDLE, ctypes.c_uint, _BYTES, ctypes.c_uint),
     "SDF_ExportSignPublicKey_ECC": (_HANDLE, ctypes.c_uint, ctypes.POINTER(PublicKey)),
-    "SDF_InternalSign_ECC": (_HANDLE, ctypes.c_uint, _BYTES, ctypes.c_uint, ctypes.c_void_p),
 }
 
 Function = Callable[..., int]
@@ -100,12 +94,13 @@ Function = Callable[..., int]
 class Library:
     """A loaded library: its functions as attributes. Raises SettingsError where it is not one of the kind.
 
-    Where it is not `thread_safe`, one call is made at a time.
+    Where it is not `thread_safe`, one call is made at a time, through `gate`. `get_device_info` and `get_right` are
+    None where the library lacks them: the device has no description, its keys need no password.
     """
 
     def __init__(self, path: str, *, thread_safe: bool = True) -> None:
         self.path = path
-        self._alone = None if thread_safe else threading.Lock()
+        self.gate = None if thread_safe else Gate()
         try:
             native = ctypes.CDLL(path)  # RTLD_LOCAL: libraries of several vendors have the same names inside
         except OSError as error:
@@ -116,26 +111,33 @@ class Library:
         self.close_device = self._function(native, "SDF_CloseDevice")
         self.open_session = self._function(native, "SDF_OpenSession")
         self.close_session = self._function(native, "SDF_CloseSession")
-        self.get_device_info = self._function(native, "SDF_GetDeviceInfo")
-        self.get_right = self._function(native, "SDF_GetPrivateKeyAccessRight")
         self.export_public_key = self._function(native, "SDF_ExportSignPublicKey_ECC")
-        self.sign = self._function(native, "SDF_InternalSign_ECC")
+        self.get_device_info = self._optional(native, "SDF_GetDeviceInfo")
+        self.get_right = self._optional(native, "SDF_GetPrivateKeyAccessRight")
+        #: The address of SDF_InternalSign_ECC; the library is never unloaded.
+        self.sign_address = ctypes.cast(self._symbol(native, "SDF_InternalSign_ECC"), ctypes.c_void_p).value or 0
 
-    def _function(self, native: ctypes.CDLL, name: str) -> Function:
+    def _symbol(self, native: ctypes.CDLL, name: str) -> Any:
         try:
-            function = getattr(native, name)
+            return getattr(native, name)
         except AttributeError as error:
             raise SettingsError(
                 f"{self.path} has no function {name}: it is not a GM/T 0018 library", code="hsm_library"
             ) from error
+
+    def _optional(self, native: ctypes.CDLL, name: str) -> Function | None:
+        return self._function(native, name) if hasattr(native, name) else None
+
+    def _function(self, native: ctypes.CDLL, name: str) -> Function:
+        function: Any = self._symbol(native, name)
         function.argtypes = _PROTOTYPES[name]
         function.restype = ctypes.c_uint  # codes are compared unsigned, whatever a header calls them
-        return function if self._alone is None else _one_at_a_time(function, self._alone)
+        return function if self.gate is None else _one_at_a_time(function, self.gate)
 
 
-def _one_at_a_time(function: Function, lock: threading.Lock) -> Function:
+def _one_at_a_time(function: Function, gate: Gate) -> Function:
     def call(*arguments: object) -> int:
-        with lock:
+        with gate:
             return function(*arguments)
 
     return call

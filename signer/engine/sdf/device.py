@@ -14,15 +14,22 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Final
+
+import structlog
 
 from signer.engine.sdf.abi import DeviceFault, DeviceMistake, Library
 from signer.engine.sdf.metrics import DeviceStatus
 from signer.engine.sdf.passwords import password_source
+from signer.engine.sdf.rights import Rights
 from signer.engine.sdf.session import Connection, DeviceKey, PasswordSource, Session
 from signer.engine.sdf.settings import SdfDeviceSettings, SdfSettings
 from signer.engine.sdf.worker import Worker
 
 _jitter = random.SystemRandom()
+_log = structlog.get_logger()
+#: Faults of which the lack of a further session is no explanation.
+_BROKEN: Final = ("communication", "hardware")
 
 
 class DeviceState(StrEnum):
@@ -37,8 +44,8 @@ class DeviceState(StrEnum):
 class Opened:
     """What an attempt to open a device came to."""
 
-    connection: Connection
     sessions: list[Session]
+    rights: Rights
     description: str
     proven: set[int]
     mistakes: dict[int, DeviceMistake]
@@ -61,12 +68,12 @@ class Device:
     passwords: PasswordSource
     state: DeviceState = DeviceState.OUT
     description: str = ""
-    connection: Connection | None = None
+    sessions_wanted: int = 0
+    rights: Rights = field(default_factory=lambda: Rights(set()))
     workers: list[Worker] = field(default_factory=list)
     leaving: set[Worker] = field(default_factory=set)
     proven: set[int] = field(default_factory=set)
     mistakes: dict[int, DeviceMistake] = field(default_factory=dict)
-    rights_known: set[int] = field(default_factory=set)
     fault: DeviceFault | DeviceMistake | None = None
     attempt: Attempt | None = None
     stuck_attempts: int = 0
@@ -100,26 +107,56 @@ class Device:
 
 
 def connect(device: Device, sessions: int, keys: Iterable[DeviceKey]) -> Opened:
-    """Opens the device and its sessions and proves its keys. Raises DeviceFault, DeviceMistake."""
-    connection = Connection(device.library)
+    """Opens the device and its sessions and proves its keys. Raises DeviceFault, DeviceMistake.
+
+    A device that has fewer sessions to give than asked for is used with those, and that is said in the log.
+    """
+    rights = Rights(device.rights.known)
     opened: list[Session] = []
     try:
-        for _ in range(sessions):
-            opened.append(connection.open_session(device.passwords, device.rights_known))
+        why = _open_sessions(device, sessions, rights, opened)
+        if why is not None:
+            _log.warning("hsm_fewer_sessions", device=device.name, wanted=sessions, got=len(opened), reason=str(why))
         description = opened[0].describe()
         proven, mistakes = _prove(opened[0], keys)
     except (DeviceFault, DeviceMistake):
-        close(connection, opened)
+        close(opened)
         raise
-    return Opened(connection, opened, description, proven, mistakes)
+    return Opened(opened, rights, description, proven, mistakes)
 
 
-def close(connection: Connection, sessions: Iterable[Session]) -> None:
+def _open_sessions(
+    device: Device, wanted: int, rights: Rights, opened: list[Session]
+) -> DeviceFault | DeviceMistake | None:
+    """Adds sessions to `opened`, on one handle or a handle each; why there are fewer than wanted, where there are.
+
+    Raises DeviceFault, DeviceMistake where there is none, or the device fails.
+    """
+    shared: Connection | None = None
+    try:
+        for _ in range(wanted):
+            connection = shared or Connection(device.library)
+            if device.settings.handles == "shared":
+                shared = connection
+            try:
+                opened.append(Session(connection, device.passwords, rights))
+            finally:
+                if shared is None:
+                    connection.release()
+    except (DeviceFault, DeviceMistake) as error:
+        if not opened or (isinstance(error, DeviceFault) and error.kind in _BROKEN):
+            raise
+        return error
+    finally:
+        if shared is not None:
+            shared.release()
+    return None
+
+
+def close(sessions: Iterable[Session]) -> None:
     """Gives back what `connect` opened."""
     for session in sessions:
         session.close()
-        connection.release()
-    connection.release()
 
 
 def _prove(session: Session, keys: Iterable[DeviceKey]) -> tuple[set[int], dict[int, DeviceMistake]]:
@@ -155,7 +192,9 @@ def load_devices(settings: SdfSettings, resolve: Callable[[str], Path]) -> list[
     for one in settings.devices:
         name = one.password_file or settings.password_file
         passwords = password_source(files, None if name is None else resolve(name))
-        made.append(Device(one, libraries[where[one.name]], passwords, since=time.monotonic()))
+        device = Device(one, libraries[where[one.name]], passwords, since=time.monotonic())
+        device.sessions_wanted = one.sessions or settings.sessions_per_device
+        made.append(device)
     return made
 
 
@@ -184,8 +223,9 @@ def status_of(device: Device) -> DeviceStatus:
         description=device.description,
         reason=None if device.fault is None else str(device.fault),
         sessions=len(device.workers),
+        sessions_wanted=device.sessions_wanted,
         in_use=sum(worker.session.since is not None for worker in device.workers),
-        waiting=sum(worker.inbox.qsize() for worker in device.workers),
+        waiting=sum(worker.waiting for worker in device.workers),
         abandoned=device.abandoned,
         signatures=device.signatures_before + sum(worker.signatures for worker in workers),
         call_seconds=device.call_seconds_before + sum(worker.call_seconds for worker in workers),

@@ -1,66 +1,22 @@
-"""What sessions are given to do: a run of signatures under one key, or an errand to one device.
+"""What sessions are given to do: runs of signatures under one key (`_lane.Run`), or an errand to one device.
 
-Knows digests and results; not devices or threads. A run may be worked on by many threads at once: each takes one
-position at a time, and gives it back where the device failed. Appending to and popping from these containers is atomic.
+Knows digests and results; not devices or threads.
 """
 
 from __future__ import annotations
 
-import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Final, Generic, TypeVar
 
-from core.errors import QianyanError, Unavailable
+from core.errors import Unavailable
+from signer.engine.sdf._lane import Run
 from signer.engine.sdf.abi import DeviceFault
 from signer.engine.sdf.session import DeviceKey, Session
 
 SIGNATURE_BYTES: Final = 64
 
 T = TypeVar("T")
-
-
-class Run:
-    """Positions of a batch to be signed under one key; results go to `out`, which the batch's runs share."""
-
-    __slots__ = ("_finished", "_total", "digests", "done", "error", "key", "out", "todo")
-
-    def __init__(self, key: DeviceKey, digests: bytes, out: bytearray, positions: Iterable[int]) -> None:
-        self.key = key
-        self.digests = digests
-        self.out = out
-        self.todo = deque(positions)
-        self.done = threading.Event()
-        self.error: QianyanError | None = None
-        self._total = len(self.todo)
-        self._finished: list[int] = []
-
-    def take(self) -> int | None:
-        """A position that nobody works on, or None where there is none."""
-        try:
-            return self.todo.popleft()
-        except IndexError:
-            return None
-
-    def give_back(self, position: int, fault: DeviceFault) -> None:
-        """The position was not signed; it is for whoever comes next."""
-        self.todo.appendleft(position)
-
-    def put(self, position: int, signature: bytes) -> None:
-        """Takes the result of a position. Each position has one: who lands a flight puts, or gives back."""
-        at = position * SIGNATURE_BYTES
-        self.out[at : at + SIGNATURE_BYTES] = signature
-        self._finished.append(position)
-        if len(self._finished) == self._total:
-            self.done.set()
-
-    def fail(self, error: QianyanError) -> None:
-        """Ends the run; what is under way comes to nothing."""
-        if not self.done.is_set():
-            self.error = error
-            self.todo.clear()
-            self.done.set()
 
 
 class Errand(Generic[T]):
@@ -76,9 +32,9 @@ class Errand(Generic[T]):
         """Raises DeviceFault, DeviceMistake."""
         return self._function(session)
 
-    def give_back(self, position: int, fault: DeviceFault) -> None:
+    def give_back(self, position: int, fault: DeviceFault | None = None) -> None:
         """It could not be done: an errand is for one device and is not moved."""
-        self.future.set_exception(fault)
+        self.future.set_exception(fault or DeviceFault("retired", "the device was taken out"))
 
 
 def out_of_time(milliseconds: int) -> Unavailable:

@@ -147,11 +147,10 @@ class Keeper:
 
     def _attempt(self, device: Device, attempt: Attempt, keys: list[DeviceKey]) -> None:
         """In a thread of its own: opens, proves, and hands over; or gives back what nobody waits for any more."""
-        sessions = device.settings.sessions or self._settings.sessions_per_device
         opened: Opened | None = None
         fault: DeviceFault | DeviceMistake = DeviceFault("internal", "the attempt was not made")
         try:
-            opened = devices.connect(device, sessions, keys)
+            opened = devices.connect(device, device.sessions_wanted, keys)
         except (DeviceFault, DeviceMistake) as error:
             fault = error
         except Exception as error:
@@ -171,7 +170,7 @@ class Keeper:
                 opened = None
             self._changed.notify_all()
         if opened is not None:
-            devices.close(opened.connection, opened.sessions)
+            devices.close(opened.sessions)
 
     def _failed(self, device: Device, fault: DeviceFault | DeviceMistake) -> None:
         """An attempt failed: the next one later."""

@@ -21,6 +21,7 @@ class DeviceStatus:
     description: str
     reason: str | None
     sessions: int
+    sessions_wanted: int
     in_use: int
     waiting: int
     abandoned: int

@@ -17,7 +17,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent import futures
 from concurrent.futures import Future
 from pathlib import Path
@@ -28,9 +28,11 @@ from prometheus_client import CollectorRegistry
 
 from core.errors import QianyanError, SettingsError, Unavailable
 from signer.engine.sdf import jobs
+from signer.engine.sdf._lane import Run
 from signer.engine.sdf.abi import DeviceFault, DeviceMistake
-from signer.engine.sdf.device import Device, DeviceState, Opened, least_loaded, load_devices, status_of
-from signer.engine.sdf.jobs import SIGNATURE_BYTES, Errand, Run, runs_of
+from signer.engine.sdf.device import Device, DeviceState, Opened, load_devices, status_of
+from signer.engine.sdf.dispatch import Dispatcher, settings_error
+from signer.engine.sdf.jobs import SIGNATURE_BYTES, Errand, runs_of
 from signer.engine.sdf.keeper import Keeper
 from signer.engine.sdf.metrics import DeviceStatus, HsmMetrics
 from signer.engine.sdf.session import DeviceKey
@@ -52,20 +54,26 @@ class SdfPool:
         self._settings = settings
         self._lock = threading.Condition(threading.RLock())
         self._keys: weakref.WeakValueDictionary[int, DeviceKey] = weakref.WeakValueDictionary()
-        self._parked: list[Run] = []
-        self._closing = False
         self._devices = {device.name: device for device in load_devices(settings, resolve)}
+        self._dispatcher = Dispatcher(lambda: self.devices, settings.request_timeout_ms / 1000)
         self._keeper = Keeper(self, self._lock, settings)
         self._metrics = HsmMetrics.create(registry, self.status)
 
     # ---- for operators and the service
 
-    def start(self) -> None:
-        """Opens the devices; returns when each has been opened or has failed once. Those go on being tried."""
+    def start(self, drained: Collection[str] = ()) -> None:
+        """Opens the devices save those that are to be drained; returns when each has been opened or has failed once.
+
+        Those that failed go on being tried.
+        """
+        for device in self.devices:
+            if device.name in drained:
+                device.state = DeviceState.DRAINED
+                _log.info("hsm_drained", device=device.name)
         self._keeper.start()
         with self._lock:
             self._lock.wait_for(
-                lambda: all(one.state is DeviceState.IN or one.fault is not None for one in self.devices),
+                lambda: all(one.state is not DeviceState.OUT or one.fault is not None for one in self.devices),
                 self._settings.open_timeout_ms / 1000,
             )
 
@@ -76,14 +84,12 @@ class SdfPool:
 
     def close(self) -> None:
         """Ends the sessions that can be ended; what still waits is refused."""
-        with self._lock:
-            self._closing = True
         self._keeper.stop()
         with self._lock:
+            self._dispatcher.close(Unavailable("the service is stopping", code="stopping"))
             for device in self.devices:
                 device.state = DeviceState.DRAINED
                 self._dismiss(device)
-            self._fail_parked(Unavailable("the service is stopping", code="stopping"))
             patience_s = self._settings.call_timeout_ms / 1000
             self._lock.wait_for(lambda: all(self._left(device) for device in self.devices), patience_s)
 
@@ -122,7 +128,7 @@ class SdfPool:
                 raise Unavailable(f"device {name} is still out: {device.fault}", code="hsm_out")
             refused = dict(device.mistakes)
         if refused:
-            raise _settings_error(refused.popitem()[1], name)
+            raise settings_error(refused.popitem()[1], name)
 
     def status(self) -> list[DeviceStatus]:
         """How each device stands."""
@@ -143,6 +149,7 @@ class SdfPool:
             for device in self.devices:
                 device.proven.discard(index)
                 device.mistakes.pop(index, None)
+                device.rights.forget(index)
             self._keys[index] = key
             asked = [self._check(device, key) for device in self._in_service()]
             self._lock.wait_for(
@@ -152,7 +159,7 @@ class SdfPool:
             proven = self._is_proven(index)
             refused = [(device.name, device.mistakes[index]) for device in self.devices if index in device.mistakes]
         if not proven and refused:
-            raise _settings_error(refused[0][1], refused[0][0])
+            raise settings_error(refused[0][1], refused[0][0])
         if not proven:
             _log.warning("hsm_key_unproven", index=index, reason="no device is in service")
         return key
@@ -165,7 +172,7 @@ class SdfPool:
             for device in self.devices:
                 mistake = device.mistakes.get(index)
                 if mistake is not None and mistake.code != "hsm_key_missing":
-                    raise _settings_error(mistake, device.name)
+                    raise settings_error(mistake, device.name)
         if not proven:
             raise Unavailable("no device is in service to prove the key", code="hsm_unavailable")
 
@@ -183,7 +190,7 @@ class SdfPool:
         for name, future in asked:
             outcome = future.exception() if future.done() else None
             if isinstance(outcome, DeviceMistake):
-                refused.append(_settings_error(outcome, name))
+                refused.append(settings_error(outcome, name))
                 _log.warning("hsm_key_refused", device=name, index=index, code=outcome.code, reason=outcome.advice)
             elif future.done() and outcome is None:
                 found[future.result()] = name
@@ -203,45 +210,44 @@ class SdfPool:
         runs = runs_of(uses, digests, out)
         with self._lock:
             for run in runs:
-                self._dispatch(run)
+                self._dispatcher.dispatch(run)
         deadline = began + self._settings.request_timeout_ms / 1000
         for run in runs:
-            if not run.done.wait(max(0.0, deadline - time.monotonic())):
+            if not run.wait(deadline - time.monotonic()):
                 run.fail(jobs.out_of_time(self._settings.request_timeout_ms))
         self._metrics.batch_seconds.observe(time.monotonic() - began)
         errors = [run.error for run in runs if run.error is not None]
         if errors:
             with self._lock:
-                self._parked = [run for run in self._parked if not run.done.is_set()]
+                self._dispatcher.drop_ended()
             raise _of_batch(errors, every_one=len(errors) == len(runs))
         return bytes(out)
 
     # ---- Overseer: what workers tell
 
-    def failed(self, worker: Worker, fault: DeviceFault, job: Run | Errand[Any]) -> None:
+    def failed(self, worker: Worker, fault: DeviceFault, job: Run | Errand[Any] | None) -> None:
         """See Overseer."""
         with self._lock:
             device = self._devices[worker.device]
             if worker in device.workers:
                 self.take_out(device, fault)
             if isinstance(job, Run):
-                self._dispatch(job)
+                self._dispatcher.dispatch(job)
 
     def mistaken(self, worker: Worker, mistake: DeviceMistake, run: Run) -> None:
         """See Overseer."""
         with self._lock:
             device = self._devices[worker.device]
             self._refuse(device, run.key.index, mistake)
-            self._dispatch(run)
+            self._dispatcher.dispatch(run)
 
     def let_go(self, worker: Worker, run: Run) -> None:
         """See Overseer."""
         with self._lock:
-            self._dispatch(run)
+            self._dispatcher.dispatch(run)
 
     def gone(self, worker: Worker) -> None:
         """See Overseer."""
-        worker.connection.release()
         with self._lock:
             device = self._devices[worker.device]
             device.leaving.discard(worker)
@@ -282,12 +288,13 @@ class SdfPool:
             job, position = flight
             job.give_back(position, fault)
             if isinstance(job, Run):
-                self._dispatch(job)
+                self._dispatcher.dispatch(job)
 
     def take_in(self, device: Device, opened: Opened) -> None:
         """See Ward."""
         verify = self._settings.verify_one_in
-        device.workers = [Worker(one, opened.connection, self, device.name, verify) for one in opened.sessions]
+        device.workers = [Worker(one, self, device.name, verify) for one in opened.sessions]
+        device.rights = opened.rights
         device.state, device.fault, device.description = DeviceState.IN, None, opened.description
         device.since = time.monotonic()
         current = {key.index for key in self.keys_in_use()}
@@ -296,20 +303,17 @@ class SdfPool:
             self._refuse(device, index, mistake)
         for worker in device.workers:
             worker.start()
-        opened.connection.release()  # the sessions hold it now
         _log.info("hsm_in_service", device=device.name, description=device.description, sessions=len(device.workers))
         for key in self.keys_in_use():
             if key.index not in device.proven and key.index not in device.mistakes:
                 self._check(device, key)
-        parked, self._parked = self._parked, []
-        for run in parked:
-            self._dispatch(run)
+        self._dispatcher.unpark()
 
     def send(self, device: Device, errand: Errand[Any]) -> bool:
         """See Ward."""
         if device.state is not DeviceState.IN:
             return False
-        min(device.workers, key=lambda worker: worker.load).inbox.put(errand)
+        min(device.workers, key=lambda worker: worker.load).hand(errand)
         return True
 
     # ---- inside; the lock is held
@@ -335,14 +339,15 @@ class SdfPool:
         workers, device.workers = device.workers, []
         device.leaving.update(workers)
         device.proven.clear()
+        device.rights.close()
         for worker in workers:
             for job in worker.retire():
                 if isinstance(job, Run):
                     moved.add(job)
                 else:
-                    job.give_back(0, DeviceFault("retired", "the device was taken out"))
+                    job.give_back(0)
         for run in moved:
-            self._dispatch(run)
+            self._dispatcher.dispatch(run)
 
     def _check(self, device: Device, key: DeviceKey) -> Future[None]:
         """Has the device prove the key, which by the end is in `proven` or in `mistakes`; or the device is out."""
@@ -356,15 +361,13 @@ class SdfPool:
                     self._refuse(device, key.index, failure)
                 elif failure is None and device.state is DeviceState.IN and self._keys.get(key.index) is key:
                     device.proven.add(key.index)
-                parked, self._parked = self._parked, []
-                for run in parked:
-                    self._dispatch(run)
+                self._dispatcher.unpark()
                 settled.set_result(None)
                 self._lock.notify_all()
 
         errand.future.add_done_callback(ended)
         if not self.send(device, errand):
-            errand.give_back(0, DeviceFault("retired", "the device is out"))
+            errand.give_back(0)
         return settled
 
     def _refuse(self, device: Device, index: int, mistake: DeviceMistake) -> None:
@@ -372,53 +375,6 @@ class SdfPool:
             _log.error("hsm_key_refused", device=device.name, index=index, code=mistake.code, reason=mistake.advice)
         device.mistakes[index] = mistake
         device.proven.discard(index)
-
-    def _dispatch(self, run: Run) -> None:
-        """Hands the run to as many sessions as it has work for, least loaded devices first."""
-        wanted = len(run.todo)
-        if run.done.is_set() or not wanted:
-            return
-        able = [device for device in self._in_service() if run.key.index in device.proven]
-        if not able:
-            self._park(run)
-            return
-        if wanted >= sum(len(device.workers) for device in able):
-            for device in able:
-                for worker in device.workers:
-                    worker.inbox.put(run)
-            return
-        for worker in least_loaded(able, wanted):
-            worker.inbox.put(run)
-
-    def _park(self, run: Run) -> None:
-        """Keeps the run for a device that comes back; fails it where none will, or has not for long."""
-        index = run.key.index
-        if self._closing:
-            run.fail(Unavailable("the service is stopping", code="stopping"))
-            return
-        coming = [one for one in self.devices if one.state is not DeviceState.DRAINED and index not in one.mistakes]
-        refused = [(one.name, one.mistakes[index]) for one in self.devices if index in one.mistakes]
-        if not coming and refused:
-            run.fail(_settings_error(refused[0][1], refused[0][0]))
-        elif not coming or self._long_out(coming):
-            run.fail(Unavailable("no device for this key is in service", code="hsm_unavailable", retry_after_s=1))
-        else:
-            self._parked.append(run)
-
-    def _long_out(self, devices: list[Device]) -> bool:
-        """Whether the devices have all been out for so long that a request need not wait for them."""
-        latest = max(device.since for device in devices)
-        everyone_out = all(device.state is DeviceState.OUT for device in devices)
-        return everyone_out and time.monotonic() - latest > self._settings.request_timeout_ms / 1000
-
-    def _fail_parked(self, error: QianyanError) -> None:
-        parked, self._parked = self._parked, []
-        for run in parked:
-            run.fail(error)
-
-
-def _settings_error(mistake: DeviceMistake, device: str) -> SettingsError:
-    return SettingsError(f"device {device}: {mistake.advice}", code=mistake.code)
 
 
 def _of_batch(errors: list[QianyanError], *, every_one: bool) -> QianyanError:

@@ -1,7 +1,8 @@
 """One session with a device: access rights, exported keys, signatures. Used by the one thread that owns it.
 
-Owns the native handle and the buffers a call writes to, so that a call that never returns writes nowhere else. Knows
-the ABI and passwords; not threads, other devices or the pool. `since` tells an onlooker how long a call has been out.
+Owns the native handle, and through its lane the buffers that a signature is written to, so that a call that never
+returns writes nowhere else. Knows the ABI and passwords; not threads, other devices or the pool. `since` tells an
+onlooker how long a call has been out.
 """
 
 from __future__ import annotations
@@ -9,18 +10,17 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-import time
 from collections.abc import Callable
 from typing import Final
 
 from core.errors import SettingsError
 from signer._native import sm2, sm3
-from signer.engine.sdf import abi
+from signer.engine.sdf import _lane, abi
+from signer.engine.sdf._lane import Lane
 from signer.engine.sdf.abi import DeviceFault, DeviceMistake
+from signer.engine.sdf.rights import Rights
 
-_ORDER: Final = bytes.fromhex("fffffffeffffffffffffffffffffffff7203df6b21c6052b53bbf40939d54123")
 _ZEROS: Final = bytes(32)
-_CLEAR: Final = bytes(ctypes.sizeof(abi.Signature))
 #: What proofs are signatures of: a digest that nobody can mean anything by.
 _PROOF_LABEL: Final = b"qianyan: proof of a device key, signs nothing else\x00"
 
@@ -40,34 +40,39 @@ class DeviceKey:
 
 
 class Session:
-    """An open session. `rights_known` is the device's memory of indexes whose password was right once."""
+    """An open session on a connection, which is released with it. `rights` are the device's."""
 
-    def __init__(
-        self, library: abi.Library, device: ctypes.c_void_p, passwords: PasswordSource, rights_known: set[int]
-    ) -> None:
-        self._library = library
+    def __init__(self, connection: Connection, passwords: PasswordSource, rights: Rights) -> None:
+        self._connection = connection
+        self._library = connection.library
         self._passwords = passwords
-        self._rights_known = rights_known
+        self._all_rights = rights
         self._rights: set[int] = set()
-        self._digest = (ctypes.c_ubyte * 32)()
-        self._digest_view = memoryview(self._digest).cast("B")
-        self._signature = abi.Signature()
-        self._signature_view = memoryview(self._signature).cast("B")
-        self._digest_at = ctypes.addressof(self._digest)
-        self._signature_at = ctypes.addressof(self._signature)
-        #: When the call that is out began (time.monotonic), or None.
-        self.since: float | None = None
         self._handle = ctypes.c_void_p()
-        code = self._call(library.open_session, device, ctypes.byref(self._handle))
+        self.lane = Lane()
+        code = self._call(self._library.open_session, connection.handle, ctypes.byref(self._handle))
         if code != abi.OK:
             raise abi.judge("SDF_OpenSession", code)
+        connection.acquire()
+        self.lane.attach(self._handle.value or 0, self._library.sign_address, self._library.gate)
+
+    @property
+    def since(self) -> float | None:
+        """When the call that is out began (time.monotonic), or None."""
+        return self.lane.since
 
     def close(self) -> None:
         """Gives the session back to the device, whatever the device says to that."""
         self._call(self._library.close_session, self._handle)
+        self._connection.release()
 
     def describe(self) -> str:
-        """Issuer, name and serial number of the device. Raises DeviceFault, DeviceMistake."""
+        """Issuer, name and serial number of the device; empty where its library tells none.
+
+        Raises DeviceFault, DeviceMistake.
+        """
+        if self._library.get_device_info is None:
+            return ""
         info = abi.DeviceInfo()
         code = self._call(self._library.get_device_info, self._handle, ctypes.byref(info))
         if code != abi.OK:
@@ -112,40 +117,47 @@ class Session:
         except sm2.InvalidSignature as error:
             raise DeviceFault("signature", f"a signature of key index {key.index} does not verify") from error
 
+    def ready(self, index: int) -> None:
+        """Returns with the access right for the key. Raises DeviceFault, DeviceMistake."""
+        if index not in self._rights and self._library.get_right is not None:
+            self._all_rights.gain(index, lambda: self._gain(index))
+            self._rights.add(index)
+
     def sign(self, index: int, digest: bytes) -> bytes:
         """64 bytes r ‖ s over a digest of 32. Raises DeviceFault, DeviceMistake."""
-        if index not in self._rights:
-            self._gain(index)
-        code = self._ask(index, digest)
-        if code in abi.RIGHT_CODES:  # a device forgets rights when it restarts or somebody logs out
-            self._gain(index)
-            code = self._ask(index, digest)
-            if code in abi.RIGHT_CODES:
-                raise DeviceMistake(
-                    "hsm_access_right",
-                    f"SDF_InternalSign_ECC answered {abi.name_of(code)} although the access right for key index "
-                    f"{index} was granted; look at the key's permissions in the device",
-                )
-        if code != abi.OK:
-            raise abi.judge("SDF_InternalSign_ECC", code, index)
-        raw = bytes(self._signature_view)
-        r, s = raw[32:64], raw[96:]
-        if raw[:32] != _ZEROS or raw[64:96] != _ZEROS or not (_ZEROS < r < _ORDER and _ZEROS < s < _ORDER):
-            raise DeviceFault("encoding", "r or s is not a number below the order, right-aligned in 64 bytes")
-        return r + s
+        self.ready(index)
+        outcome = self.lane.ask(index, digest)
+        if outcome == _lane.FAILED and self.lane.code in abi.RIGHT_CODES:
+            return self.sign_anew(index, digest)
+        return self.result(outcome, index)
 
-    def _ask(self, index: int, digest: bytes) -> int:
-        """The call that signs, written out: it is the one that is made tens of thousands of times a second."""
-        self._digest_view[:] = digest  # a device may write to its arguments; bytes objects are not for that
-        self._signature_view[:] = _CLEAR
-        self.since = time.monotonic()
-        code = self._library.sign(self._handle, index, self._digest_at, 32, self._signature_at)
-        self.since = None
-        return code
+    def sign_anew(self, index: int, digest: bytes) -> bytes:
+        """As `sign`, after a lost right: a device forgets them when it restarts or somebody logs out."""
+        self._rights.discard(index)
+        self.ready(index)
+        outcome = self.lane.ask(index, digest)
+        if outcome == _lane.FAILED and self.lane.code in abi.RIGHT_CODES:
+            mistake = DeviceMistake(
+                "hsm_access_right",
+                f"SDF_InternalSign_ECC answered {abi.name_of(self.lane.code)} although the access right for key index "
+                f"{index} was granted; look at the key's permissions in the device",
+            )
+            self._rights.discard(index)
+            self._all_rights.refuse(index, mistake)
+            raise mistake
+        return self.result(outcome, index)
+
+    def result(self, outcome: int, index: int) -> bytes:
+        """What the lane's last call brought. Raises DeviceFault, DeviceMistake where that is no signature."""
+        if outcome == _lane.FAILED:
+            raise abi.judge("SDF_InternalSign_ECC", self.lane.code, index)
+        if outcome == _lane.ENCODING:
+            raise DeviceFault("encoding", "r or s is not a number below the order, right-aligned in 64 bytes")
+        return self.lane.raw
 
     def _gain(self, index: int) -> None:
         """Asks for the access right. The password is read for it and wiped."""
-        self._rights.discard(index)
+        assert self._library.get_right is not None
         try:
             password = self._passwords(index)
         except SettingsError as error:
@@ -158,23 +170,21 @@ class Session:
         finally:
             password[:] = bytes(length + 1)
         if code != abi.OK:
-            raise abi.judge_right(code, index, gained_before=index in self._rights_known)
-        self._rights.add(index)
-        self._rights_known.add(index)
+            raise abi.judge_right(code, index, gained_before=index in self._all_rights.known)
 
     def _call(self, function: abi.Function, *arguments: object) -> int:
-        self.since = time.monotonic()
+        self.lane.begin()
         try:
             return function(*arguments)
         finally:
-            self.since = None
+            self.lane.end()
 
 
 class Connection:
-    """An open device handle; closed by whoever lets go of the last session on it."""
+    """An open device handle; closed by whoever lets go of it last. Who opened it is its first user."""
 
     def __init__(self, library: abi.Library) -> None:
-        self._library = library
+        self.library = library
         self._lock = threading.Lock()
         self._users = 1
         self.handle = ctypes.c_void_p()
@@ -182,17 +192,15 @@ class Connection:
         if code != abi.OK:
             raise abi.judge("SDF_OpenDevice", code)
 
-    def open_session(self, passwords: PasswordSource, rights_known: set[int]) -> Session:
-        """Raises DeviceFault, DeviceMistake."""
-        session = Session(self._library, self.handle, passwords, rights_known)
+    def acquire(self) -> None:
+        """One user more."""
         with self._lock:
             self._users += 1
-        return session
 
     def release(self) -> None:
-        """One user less: a session was closed, or who opened the connection is done with it."""
+        """One user less."""
         with self._lock:
             self._users -= 1
             if self._users:
                 return
-        self._library.close_device(self.handle)
+        self.library.close_device(self.handle)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from core.settings import Settings
@@ -22,6 +24,9 @@ class SdfDeviceSettings(Settings):
     thread_safe: bool = True
     """Whether different sessions may be used at the same time. With false every call into this library is made alone,
     which is slow: for libraries whose vendor does not promise it."""
+    handles: Literal["shared", "per_session"] = "shared"
+    """Whether SDF_OpenDevice is called once for all sessions, or once for each: for libraries that allow one thread or
+    one session on a device handle."""
 
 
 class SdfSettings(Settings):

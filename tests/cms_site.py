@@ -76,7 +76,7 @@ class Site:
 
     async def key(self, key_id: str, *, index: int | None = None, code: bytes | None = None, **issue: Any) -> Holder:
         """A key of the engine with a certificate of the realm, and an index and code where they are given."""
-        await self.world.engine.create_key(key_id, KeyPurpose.DATA, "owner", "test")
+        await self.world.engine.create_key(key_id, KeyPurpose.DATA, "owner", "test", callers=["app"])
         holder = await self.realm.issue(key=self.world.keystore.load(key_id), **issue)
         digest = None if code is None else code_digest(key_id, code)
         async with self.world.database.write() as connection:

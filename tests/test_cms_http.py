@@ -123,7 +123,7 @@ async def test_each_signer_has_its_own_result(site: Site, bouncycastle: BouncyCa
     good, revoked, expired = await realm.issue(), await realm.issue(), await realm.issue(from_days=-9, to_days=-1)
     foreign = await realm.issue(signed_by=sm2.PrivateKey.generate())
     sealing = await realm.issue(extensions=ENCRYPTION)
-    await realm.revoke(revoked.serial, RevocationReason.KEY_COMPROMISE, realm.now_ms - 5_000)
+    await realm.revoke(revoked.serial, RevocationReason.SUPERSEDED, realm.now_ms - 5_000)
     holders = [good, revoked, expired, foreign, sealing]
     message = bouncycastle.make_cms(CONTENT, [(scalar(each.key), each.certificate) for each in holders])
     answer = await verified(site, message)
@@ -173,7 +173,7 @@ async def test_a_message_with_other_content_is_refused(site: Site) -> None:
 
 async def test_who_may_sign_and_with_what(site: Site) -> None:
     await site.key("k")
-    await site.world.engine.create_key("bare", KeyPurpose.DATA, "owner", "test")
+    await site.world.engine.create_key("bare", KeyPurpose.DATA, "owner", "test", callers=["app"])
     body = {"key": "k", "data": b64(CONTENT)}
     for path in ("/v1/cms/sign", "/v1/encrypt"):
         assert (await site.post(path, body, scopes=None))[0] == 401

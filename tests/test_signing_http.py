@@ -25,6 +25,7 @@ from signer._native import sm2
 from signer.signing import fields
 from signer.signing.http import SigningRoutes
 from signer.signing.settings import SigningSettings
+from signer.signing.verify_http import VerificationRoutes
 from tests.engine_world import World, open_world
 from tests.judges import openssl, peers
 from tests.signing_world import Realm, make_realm
@@ -60,7 +61,7 @@ class Site:
         self.client = client
 
     async def post(self, path: str, body: Any, *, scopes: str | None = "sign") -> tuple[int, Any]:
-        headers = {} if scopes is None else {"Authorization": scopes}
+        headers = {"Content-Type": "application/json"} | ({} if scopes is None else {"Authorization": scopes})
         data = body if isinstance(body, bytes) else orjson.dumps(body)
         if path.endswith("/sign") and "/keys/" in path:
             headers["Content-Type"] = "application/octet-stream"
@@ -79,9 +80,9 @@ class Site:
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
     async with open_world(tmp_path, keys=("k",)) as world:
         realm = await make_realm(world, SMALL)
-        routes = SigningRoutes(world.engine, realm.service, SMALL)
         app = web.Application(middlewares=[_renders])
-        app.add_routes([*routes.private(), *routes.public()])
+        app.add_routes(SigningRoutes(world.engine, SMALL).private())
+        app.add_routes(VerificationRoutes(realm.service, SMALL).private())
         async with TestClient(TestServer(app)) as client:
             yield Site(world, realm, client)
 
@@ -291,10 +292,10 @@ JSON = st.recursive(
 @given(value=JSON)
 def test_any_json_is_read_or_refused_by_name(value: Any) -> None:
     """The hand-written checks raise nothing but errors of ours, whatever the JSON."""
-    routes = SigningRoutes.__new__(SigningRoutes)
+    routes = VerificationRoutes.__new__(VerificationRoutes)
     routes._settings = SMALL
     with contextlib.suppress(Malformed, TooLarge):
-        routes._verify_item(value, "items[0]")
+        routes.item(value, "items[0]", [])
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,14 @@ from core.clock import to_datetime
 from core.errors import Busy
 from core.model import RevocationReason
 from signer._native import sm2
+from signer.signing.examination import examine
+from signer.signing.hierarchy import Hierarchy
+from signer.signing.parsed import ParseCache
+from signer.signing.paths import PathFinder, SignatureCache
 from signer.signing.settings import SigningSettings
+from signer.signing.trust import Trust
 from signer.signing.verification import Verdict, VerifyItem
+from signer.signing.verification_settings import VerificationSettings
 from tests.engine_world import open_world
 from tests.judges import openssl, peers
 from tests.signing_world import DAY_MS, Holder, Realm, add_authority, authority, make_realm, usage
@@ -302,14 +308,13 @@ async def test_too_much_at_a_time_is_refused_at_once(tmp_path: Path) -> None:
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(certificate=st.binary(max_size=600), signature=st.binary(max_size=80), key=st.binary(max_size=66))
 def test_garbage_gets_a_reason_and_nothing_else(certificate: bytes, signature: bytes, key: bytes) -> None:
-    from signer.signing.hierarchy import Hierarchy
-    from signer.signing.verification import _examine
-
+    finder = PathFinder(Hierarchy(()), Trust(), (), SignatureCache(8), VerificationSettings())
     items = [
         VerifyItem(signature, certificate=certificate, data=b""),
         VerifyItem(signature, public_key=key, digest=bytes(32)),
     ]
-    assert all(case.reason in ("malformed", "signature", "chain") for case in _examine(items, Hierarchy(()), 0, 65_536))
+    cases = examine(items, finder, ParseCache(8), 0, 65_536)
+    assert all(case.reason in ("malformed", "signature", "chain") for case in cases)
 
 
 async def test_a_certificate_cut_grown_or_changed_anywhere_gets_a_reason(realm: Realm) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -21,6 +21,7 @@ from core.asn1 import der
 from core.asn1.x509 import load_certificate, public_key_of_certificate
 from core.errors import Malformed, Refused, TooLarge
 from signer._native import sm2
+from signer.engine.backend import Encoding
 from signer.engine.pbes2 import as_bytes, wipe
 from signer.signing import cms
 from signer.signing.cms import IssuerAndSerial, SignedData
@@ -67,16 +68,18 @@ class Recipient:
 
     def unseal(self, private_key: sm2.PrivateKey, key: bytearray) -> None:
         """Writes the content key into `key`. Raises Refused (code "cms_decrypt")."""
-        for encoding, ciphertext in self._readings():
+        for encoding, ciphertext in self.readings():
             try:
                 if private_key.decrypt_into(ciphertext, key, encoding=encoding) == _KEY_BYTES:
                     return
             except (sm2.DecryptionError, sm2.InvalidEncoding, ValueError):
                 continue  # the hash in the ciphertext tells which reading is right
-        raise _cannot_open()
+        raise cannot_open()
 
-    def _readings(self) -> Iterator[tuple[Literal["der", "c1c3c2"], bytes]]:
-        """SM2Cipher, as the standard has it; or C1C3C2 or the older C1C2C3, with or without the octet 04 before it."""
+    def readings(self) -> Iterator[tuple[Encoding, bytes]]:
+        """The ways in which the encrypted key may be read.
+
+        SM2Cipher, as the standard has it; or C1C3C2 or the older C1C2C3, with or without the octet 04 before it."""
         yield "der", self.encrypted_key
         raw = self.encrypted_key if len(self.encrypted_key) == _RAW_BYTES else b"\x04" + self.encrypted_key
         if len(raw) == _RAW_BYTES:
@@ -99,17 +102,25 @@ class EnvelopedData:
         Raises Refused (code "cms_recipient") where it is not for that certificate, and Refused
         (code "cms_decrypt") where it cannot be opened, whatever the cause.
         """
-        mine = [recipient for recipient in self.recipients if recipient.is_for(certificate)]
-        if not mine:
-            raise Refused("the message is not for that certificate", code="cms_recipient")
+        recipient = self.recipient(certificate)
         key = bytearray(_KEY_BYTES)
         try:
-            mine[0].unseal(private_key, key)
-            return self._decrypt(key)
+            recipient.unseal(private_key, key)
+            return self.decrypt(key)
         finally:
             wipe(key)
 
-    def _decrypt(self, key: bytearray) -> bytearray:
+    def recipient(self, certificate: bytes) -> Recipient:
+        """The holder of `certificate` among the recipients. Raises Refused (code "cms_recipient") where it is none."""
+        for recipient in self.recipients:
+            if recipient.is_for(certificate):
+                return recipient
+        raise Refused("the message is not for that certificate", code="cms_recipient")
+
+    def decrypt(self, key: bytearray) -> bytearray:
+        """The content under the content key. The caller wipes both. Raises Refused (code "cms_decrypt")."""
+        if len(key) != _KEY_BYTES:
+            raise cannot_open()
         out = bytearray(len(self.ciphertext) + _BLOCK - 1)
         cipher = Cipher(algorithms.SM4(as_bytes(key)), modes.CBC(self.iv)).decryptor()
         length = cipher.update_into(self.ciphertext, out)
@@ -117,9 +128,10 @@ class EnvelopedData:
         fill = out[length - 1]
         if not 1 <= fill <= _BLOCK or out[length - fill : length] != bytes((fill,)) * fill:
             wipe(out)
-            raise _cannot_open()
-        del out[length - fill :]
-        return out
+            raise cannot_open()
+        content = out[: length - fill]
+        wipe(out)
+        return content
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,5 +250,6 @@ def _encrypted_content(body: der.Reader, recipients: tuple[Recipient, ...]) -> E
     return EnvelopedData(recipients, content_type, iv, ciphertext)
 
 
-def _cannot_open() -> Refused:
+def cannot_open() -> Refused:
+    """What is said of every message that is for the key and cannot be opened with it."""
     return Refused("the message cannot be opened", code="cms_decrypt")

@@ -15,8 +15,8 @@ from core.http import json_response, read_json, require, to_base64
 from signer._native import sm2
 from signer.signing import fields
 from signer.signing.cms_service import CmsService
-from signer.signing.http import rendered
 from signer.signing.settings import SigningSettings
+from signer.signing.verify_http import rendered
 
 _SIGN_MEMBERS: Final = frozenset({"key", "data", "user_id", "detached", "certificates"})
 _VERIFY_MEMBERS: Final = frozenset({"cms", "data", "user_id", "at"})

@@ -16,6 +16,7 @@ from core.store import authorities, certificates, crls, keys
 from core.store.database import Database
 from signer._native import sm2
 from signer.engine.engine import SigningEngine
+from signer.engine.keyuse import APPLICATION_PURPOSES
 from signer.signing import cms, cms_enveloped
 from signer.signing.cms import IssuerAndSerial, SignedData, SignerInfo
 from signer.signing.hierarchy import Issuer, parse
@@ -57,11 +58,12 @@ class CmsService:
         *,
         caller: str,
         detached: bool,
+        listed: bool = True,
         include: Include = "path",
         with_crl: bool = False,
         user_id: bytes = sm2.DEFAULT_ID,
     ) -> bytes:
-        """SignedData over `content`, by a key that has a certificate.
+        """SignedData over `content`, by a key that has a certificate. `listed`: as `SigningEngine.sign_digests`.
 
         Raises as `SigningEngine.sign_message`; NotFound (code "key_unknown"), Refused (code "key_certificate": it has
         none), Unavailable (code "crl": a CRL is asked for, and none is published).
@@ -76,7 +78,9 @@ class CmsService:
         if include == "path" and issuer is not None:
             enclosed += [link.parsed.signed.encode() for link in issuer.path()]
         enclosed_crls = [await self._crl(issuer, parsed.serial)] if with_crl else []
-        raw = await self._engine.sign_message(key_id, content, user_id=user_id, caller=caller)
+        raw = await self._engine.sign_message(
+            key_id, content, user_id=user_id, caller=caller, purpose=APPLICATION_PURPOSES, listed=listed
+        )
         signer = SignerInfo(IssuerAndSerial(parsed.issuer, parsed.serial), sm2.signature_to_der(raw))
         return SignedData(None if detached else content, (signer,), tuple(enclosed), tuple(enclosed_crls)).encode()
 

@@ -9,110 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
 
 import structlog
-from cryptography import x509
 
-from core.asn1 import der
-from core.asn1.x509 import (
-    Signed,
-    load_certificate,
-    public_key_from_spki,
-    spki_of_certificate,
-    split_signed,
-)
-from core.clock import from_datetime
-from core.errors import Malformed, QianyanError, Refused
+from core.errors import QianyanError, Refused
 from core.store.authorities import Authority
-from signer._native import sm2
+from signer.signing.parsed import Parsed, check_signature, parse
 
 _log = structlog.get_logger()
 
-E = TypeVar("E", bound=x509.ExtensionType)
-
-#: Critical extensions that are understood here; any other critical one refuses the certificate (RFC 5280 §4.2).
-_UNDERSTOOD: Final = frozenset(
-    {
-        x509.KeyUsage.oid,
-        x509.BasicConstraints.oid,
-        x509.ExtendedKeyUsage.oid,
-        x509.SubjectAlternativeName.oid,
-        x509.CertificatePolicies.oid,
-        x509.CRLDistributionPoints.oid,
-    }
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Parsed:
-    """What is looked at in a certificate. Times in milliseconds; `not_after_ms` is the last moment it is valid."""
-
-    signed: Signed
-    serial: int
-    issuer: bytes
-    subject: bytes
-    public_key: sm2.PublicKey
-    point: bytes
-    not_before_ms: int
-    not_after_ms: int
-    key_usage: x509.KeyUsage | None
-    extended_key_usage: x509.ExtendedKeyUsage | None
-    basic_constraints: x509.BasicConstraints | None
-    subject_key_id: bytes | None
-    authority_key_id: bytes | None
-    understood: bool
-
-    def valid_at(self, at_ms: int) -> bool:
-        """Whether `at_ms` lies in the validity period, both ends included (RFC 5280 §4.1.2.5)."""
-        return self.not_before_ms <= at_ms <= self.not_after_ms
-
-
-def parse(encoded: bytes) -> Parsed:
-    """Takes a DER certificate of an SM2 key apart. Raises Malformed or Refused, whatever the bytes are."""
-    signed = split_signed(encoded)
-    tbs = der.Reader(signed.tbs).enter(der.SEQUENCE)
-    if tbs.peek() == der.context(0):
-        tbs.take_tlv()
-    serial = tbs.integer()
-    inner_algorithm = tbs.take_tlv(der.SEQUENCE)
-    issuer = tbs.take_tlv(der.SEQUENCE)
-    tbs.take_tlv(der.SEQUENCE)
-    subject = tbs.take_tlv(der.SEQUENCE)
-    if not 0 < serial < 1 << 160 or inner_algorithm != signed.algorithm:
-        raise Malformed("the certificate's serial or algorithm is not sound", code="certificate")
-    certificate = load_certificate(encoded)
-    point = public_key_from_spki(spki_of_certificate(encoded))
-    try:
-        key = sm2.PublicKey.from_bytes(point)
-        extensions = certificate.extensions
-        not_before_ms = from_datetime(certificate.not_valid_before_utc)
-        not_after_ms = from_datetime(certificate.not_valid_after_utc) + 999
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
-        raise Malformed("the certificate's key, times or extensions are not sound", code="certificate") from error
-    return Parsed(
-        signed,
-        serial,
-        issuer,
-        subject,
-        key,
-        point,
-        not_before_ms,
-        not_after_ms,
-        _find(extensions, x509.KeyUsage),
-        _find(extensions, x509.ExtendedKeyUsage),
-        _find(extensions, x509.BasicConstraints),
-        None if (found := _find(extensions, x509.SubjectKeyIdentifier)) is None else found.digest,
-        None if (named := _find(extensions, x509.AuthorityKeyIdentifier)) is None else named.key_identifier,
-        all(extension.oid in _UNDERSTOOD for extension in extensions if extension.critical),
-    )
-
-
-def _find(extensions: x509.Extensions, kind: type[E]) -> E | None:
-    try:
-        return extensions.get_extension_for_class(kind).value
-    except x509.ExtensionNotFound:
-        return None
+__all__ = ["Hierarchy", "Issuer", "Parsed", "check_signature", "parse"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +42,12 @@ class Hierarchy:
 
     def __init__(self, issuers: Iterable[Issuer]) -> None:
         self._by_name: dict[bytes, list[Issuer]] = {}
+        self._by_certificate: dict[bytes, Issuer] = {}
+        self._by_key: dict[tuple[bytes, bytes], Issuer] = {}
         for issuer in issuers:
             self._by_name.setdefault(issuer.parsed.subject, []).append(issuer)
+            self._by_certificate[issuer.parsed.encoded] = issuer
+            self._by_key[issuer.parsed.subject, issuer.parsed.point] = issuer
 
     @classmethod
     def build(cls, authorities: Sequence[Authority]) -> Hierarchy:
@@ -158,6 +68,14 @@ class Hierarchy:
             return built[authority_id]
 
         return cls(found for row in authorities if row.certificate and (found := link(row.id, 0)) is not None)
+
+    def of_certificate(self, certificate: Parsed) -> Issuer | None:
+        """The authority of ours whose own certificate this is."""
+        return self._by_certificate.get(certificate.encoded)
+
+    def of_name_and_key(self, certificate: Parsed) -> Issuer | None:
+        """The authority of ours that has the certificate's subject and key: what it issues is in our store."""
+        return self._by_key.get((certificate.subject, certificate.point))
 
     def issuer_of(self, certificate: Parsed) -> Issuer | None:
         """The authority that the certificate names as its issuer, by name and key identifier; None: not one of ours.
@@ -194,18 +112,8 @@ def _issuer(row: Authority, parent: Issuer | None) -> Issuer:
 
 def _check_may_issue(parsed: Parsed, below: int) -> None:
     """CA flag, keyCertSign, and room for `below` authorities under it (RFC 5280 §4.2.1.9, §4.2.1.3)."""
-    constraints, usage = parsed.basic_constraints, parsed.key_usage
-    if constraints is None or not constraints.ca or usage is None or not usage.key_cert_sign or not parsed.understood:
+    constraints = parsed.basic_constraints
+    if constraints is None or not parsed.is_authority:
         raise Refused("its certificate is not that of an authority", code="authority_certificate")
     if constraints.path_length is not None and constraints.path_length < below:
         raise Refused("the path length above it is used up", code="authority_path_length")
-
-
-def check_signature(key: sm2.PublicKey, signed: Signed) -> None:
-    """Raises Refused (code "signature") where the certificate's signature is not one under `key`."""
-    try:
-        if not signed.is_sm2:
-            raise Refused("the certificate is not signed by SM2 with SM3", code="signature")
-        key.verify(signed.tbs, sm2.signature_from_der(signed.signature), user_id=sm2.DEFAULT_ID)
-    except (sm2.InvalidEncoding, sm2.InvalidSignature) as error:
-        raise Refused("the certificate's signature does not verify", code="signature") from error

@@ -67,7 +67,10 @@ def response_of(error: QianyanError) -> Code:
 
 
 class SvsService:
-    """See the module. `steady` never goes back; `clock` is the time of day."""
+    """See the module. `steady` never goes back; `clock` is the time of day.
+
+    The key's list of callers is not asked: its authorisation code has admitted the call.
+    """
 
     def __init__(
         self,
@@ -150,7 +153,7 @@ class SvsService:
         _check_method(members)
         user_id, data = _user_id(members), self._data(members)
         key = await self._admitted(members)
-        raw = await self._engine.sign_message(key.id, data, user_id=user_id, caller=caller)
+        raw = await self._engine.sign_message(key.id, data, user_id=user_id, caller=caller, listed=False)
         return {"signature": encode(sm2.signature_to_der(raw))}
 
     async def _verify_signed_data(self, members: Members, _caller: str) -> Respond:
@@ -189,8 +192,9 @@ class SvsService:
     async def _sign_session(self, session: Session, key: KeyRecord, caller: str) -> bytes:
         digest = session.digest()
         if digest is not None:
-            return await self._engine.sign_digests(key.id, digest, caller=caller)
-        return await self._engine.sign_message(key.id, session.data(), user_id=session.user_id, caller=caller)
+            return await self._engine.sign_digests(key.id, digest, caller=caller, listed=False)
+        data = session.data()
+        return await self._engine.sign_message(key.id, data, user_id=session.user_id, caller=caller, listed=False)
 
     async def _verify_signed_data_final(self, members: Members, _caller: str) -> Respond:
         session_id = members.octets("SessionID", 64)
@@ -220,6 +224,7 @@ class SvsService:
                 key.id,
                 data,
                 caller=caller,
+                listed=False,
                 detached=detached,
                 include="path" if include_path else "signer",
                 with_crl=with_crl,

@@ -1,173 +1,181 @@
 """Verifies signatures for applications: the signature, the certificate's path, its validity, usage and status.
 
-Owns the bound on how much is verified at a time, and the checked hierarchy of our authorities as the store last had it.
-Knows certificates, the store and a StatusSource; not HTTP or JSON. A bad item gets its reason and affects no other; a
-store that cannot be asked fails the call (Unavailable), because no item can then be called valid.
+Owns the bounds on how much is verified at a time, and the checked hierarchy of our authorities as the store last had
+it. Knows certificates, the store, a StatusSource and foreign status; not HTTP or JSON. A bad item gets its reason and
+affects no other; a store that cannot be asked fails the call (Unavailable), because no item can then be called valid.
 
 Reasons come in this order, the first that applies: malformed, signature, chain, not_yet_valid or expired, key_usage,
 and the status: unknown_status, revoked, suspended. With a time `at`, validity is judged at that time, and a revocation
-or hold counts where it took effect by then; a key compromise counts from its invalidity date, where one is recorded.
+or hold counts as `verdicts.standing` has it. Where several paths lead to an anchor one that holds is enough, unless it
+runs through a key that another has revoked for its compromise.
 """
 
 from __future__ import annotations
 
 import asyncio
+import collections
+import itertools
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Final, Literal
+from dataclasses import dataclass
 
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from prometheus_client import CollectorRegistry, Counter
 
 from core.clock import Clock
-from core.errors import Busy, Malformed, Refused
-from core.model import CertificateState, CertificateStatus, RevocationReason
+from core.errors import Busy, QianyanError, TooLarge
+from core.model import CertificateStatus
 from core.ports import StatusSource
 from core.store import authorities
 from core.store.database import Database
-from signer._native import sm2
-from signer.signing.hierarchy import Hierarchy, Issuer, Parsed, parse
+from signer.signing.examination import Case, examine
+from signer.signing.foreign import Evidence, ForeignAnswer, ForeignStatus, Key, Question, key_of, sm3, unknown
+from signer.signing.hierarchy import Hierarchy
+from signer.signing.parsed import ParseCache, Parsed
+from signer.signing.paths import Path, PathFinder, SignatureCache
+from signer.signing.records import record_octets, verify_records
 from signer.signing.settings import SigningSettings
+from signer.signing.trust import Trust
+from signer.signing.verdicts import COMPROMISE, Depth, Reason, Verdict, VerifyItem, standing
+from signer.signing.verification_settings import VerificationSettings
 
-Reason = Literal[
-    "malformed",
-    "signature",
-    "chain",
-    "not_yet_valid",
-    "expired",
-    "key_usage",
-    "unknown_status",
-    "revoked",
-    "suspended",
-]
-
-#: How far ahead of our clock a time `at` may lie: the caller's clock may be a little fast.
-_AHEAD_MAX_MS: Final = 300_000
-#: A certificate whose extended usages are all among these is for one machine's one job, not for signing data.
-_NOT_FOR_DATA: Final = frozenset({ExtendedKeyUsageOID.OCSP_SIGNING, ExtendedKeyUsageOID.TIME_STAMPING})
-
-
-#: How far a certificate is looked into: its time alone; its path too; its status too, which is the whole of it.
-Depth = Literal["time", "chain", "status"]
+__all__ = ["Depth", "Reason", "Verdict", "VerificationService", "VerifyItem"]
 
 
 @dataclass(frozen=True, slots=True)
-class VerifyItem:
-    """One signature to verify: by a certificate (DER) or a bare public key, over data or a digest.
+class _Outcome:
+    """What the statuses along one path say."""
 
-    `signature` None: the certificate alone is judged, whatever its key is for. What `depth` leaves out is not judged.
-    """
-
-    signature: bytes | None
-    certificate: bytes | None = None
-    public_key: bytes | None = None
-    data: bytes | None = None
-    digest: bytes | None = None
-    user_id: bytes = sm2.DEFAULT_ID
-    at_ms: int | None = None
-    depth: Depth = "status"
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What came of one item. `reason` None: every check passed. `checked_at_ms`: when its status was looked at."""
-
-    reason: Reason | None
-    detail: str | None = None
-    serial: int | None = None
-    authority_id: str | None = None
-    checked_at_ms: int | None = None
-    revoked_at_ms: int | None = None
-    revocation_reason: RevocationReason | None = None
-
-    @property
-    def valid(self) -> bool:
-        """Whether every check passed."""
-        return self.reason is None
-
-
-@dataclass(slots=True)
-class _Case:
-    """An item under way: what it was parsed into, and the first thing found against it."""
-
-    item: VerifyItem
-    at_ms: int
-    parsed: Parsed | None = None
-    issuer: Issuer | None = None
+    path: tuple[Parsed, ...]
     reason: Reason | None = None
     detail: str | None = None
     status: CertificateStatus | None = None
-
-    @property
-    def needs_status(self) -> bool:
-        """Whether nothing stands against it but, perhaps, a status."""
-        return self.reason is None and self.issuer is not None and self.item.depth == "status"
+    compromised: bytes | None = None
 
 
-@dataclass(slots=True)
-class _Checks:
-    """Signatures to be verified in one native call, each with whose case it is and what it means when it is wrong."""
+@dataclass(frozen=True, slots=True)
+class _Statuses:
+    """What is known of every certificate that a call's paths need."""
 
-    keys: list[sm2.PublicKey] = field(default_factory=list)
-    digests: list[bytes] = field(default_factory=list)
-    signatures: list[bytes] = field(default_factory=list)
-    cases: list[tuple[_Case, Reason]] = field(default_factory=list)
+    hierarchy: Hierarchy
+    own: dict[tuple[str, int], CertificateStatus]
+    foreign: dict[Key, ForeignAnswer]
+    now_ms: int
 
-    def add(self, case: _Case, reason: Reason, key: sm2.PublicKey, digest: bytes, signature: bytes) -> None:
-        self.keys.append(key)
-        self.digests.append(digest)
-        self.signatures.append(signature)
-        self.cases.append((case, reason))
-
-    def run(self) -> None:
-        """Marks the cases whose signatures are wrong; the first reason given to a case stands."""
-        if not self.keys:
-            return
-        results = sm2.verify_many(self.keys, b"".join(self.digests), b"".join(self.signatures))
-        for (case, reason), good in zip(self.cases, results, strict=True):
-            if good != 1 and case.reason is None:
-                case.reason = reason
+    def of(self, question: Question) -> tuple[ForeignAnswer, str | None]:
+        """(answer, the authority of ours that issued it)."""
+        child, issuer = question
+        ours = self.hierarchy.of_name_and_key(issuer)
+        if ours is None:
+            return self.foreign[key_of(question)], None
+        return ForeignAnswer(self.own[ours.authority_id, child.serial]), ours.authority_id
 
 
 class VerificationService:
-    """See the module."""
+    """See the module. `trust`, `foreign`: whom to trust beside our authorities, and how their status is had."""
 
     def __init__(
-        self, database: Database, status_source: StatusSource, clock: Clock, settings: SigningSettings
+        self,
+        database: Database,
+        status_source: StatusSource,
+        clock: Clock,
+        settings: SigningSettings,
+        bounds: VerificationSettings | None = None,
+        *,
+        trust: Trust | None = None,
+        foreign: ForeignStatus | None = None,
+        registry: CollectorRegistry | None = None,
     ) -> None:
         self._database = database
         self._status_source = status_source
         self._clock = clock
         self._settings = settings
+        self.bounds = bounds or VerificationSettings()
+        self._trust = trust or Trust()
+        self._foreign = foreign
+        self._items = Counter(
+            "qianyan_verified_items",
+            "Items verified, by result: valid, or the reason why not.",
+            ["result"],
+            registry=registry,
+        )
         self._under_way = 0
+        self._threads = asyncio.Semaphore(self.bounds.threads)
+        self._parsed = ParseCache(self.bounds.certificate_cache)
+        self._signatures = SignatureCache(self.bounds.certificate_cache)
         self._hierarchy = Hierarchy(())
         self._hierarchy_of: list[authorities.Authority] = []
 
-    async def verify(self, items: Sequence[VerifyItem]) -> list[Verdict]:
-        """A verdict per item, in order. Raises Busy where too much is under verification, Unavailable."""
-        if self._under_way + len(items) > self._settings.max_verifying:
+    async def verify(
+        self, items: Sequence[VerifyItem], *, intermediates: Sequence[bytes] = (), evidence: bool = False
+    ) -> list[Verdict]:
+        """A verdict per item, in order.
+
+        `intermediates`: certificates (DER) that may stand in paths; those that cannot be read are left out.
+        `evidence`: whether verdicts say what they rest on. Raises Busy where too much is under verification,
+        TooLarge (code "intermediates"), Unavailable.
+        """
+        if len(intermediates) > self.bounds.max_intermediates:
+            limit = self.bounds.max_intermediates
+            raise TooLarge(f"at most {limit} intermediates are taken", code="intermediates", field="intermediates")
+        self._admit(len(items))
+        try:
+            return await self._verify(items, intermediates, evidence)
+        finally:
+            self._under_way -= len(items)
+
+    async def verify_records(self, body: bytes, point_octets: int) -> bytes:
+        """As `records.verify_records`, off the event loop where it is much. Raises Busy, TooLarge (code "records")."""
+        count = len(body) // record_octets(point_octets)
+        if count > self.bounds.max_records:
+            raise TooLarge(f"at most {self.bounds.max_records} records are taken", code="records")
+        self._admit(count)
+        try:
+            if count <= self._settings.verify_inline_max:
+                return verify_records(body, point_octets)
+            async with self._threads:
+                return await asyncio.to_thread(verify_records, body, point_octets)
+        finally:
+            self._under_way -= count
+
+    def _admit(self, count: int) -> None:
+        if self._under_way + count > self._settings.max_verifying:
             raise Busy(
                 "too many signatures are under verification",
                 code="verify_queue",
                 retry_after_s=1 + secrets.randbelow(3),
             )
-        self._under_way += len(items)
-        try:
-            return await self._verify(items)
-        finally:
-            self._under_way -= len(items)
+        self._under_way += count
 
-    async def _verify(self, items: Sequence[VerifyItem]) -> list[Verdict]:
+    async def _verify(self, items: Sequence[VerifyItem], brought: Sequence[bytes], evidence: bool) -> list[Verdict]:
         now_ms = self._clock()
         hierarchy = await self.hierarchy() if any(item.certificate for item in items) else Hierarchy(())
         size = sum(len(item.data or b"") + len(item.certificate or b"") for item in items)
         settings = self._settings
-        if len(items) <= settings.verify_inline_max and size <= settings.verify_inline_max_bytes:
-            cases = _examine(items, hierarchy, now_ms, settings.max_certificate_bytes)
+        if len(items) <= settings.verify_inline_max and size <= settings.verify_inline_max_bytes and not brought:
+            cases = self._examine(items, brought, hierarchy, now_ms)
         else:
-            cases = await asyncio.to_thread(_examine, items, hierarchy, now_ms, settings.max_certificate_bytes)
-        await self._check_statuses([case for case in cases if case.needs_status])
-        return [_verdict(case, now_ms) for case in cases]
+            async with self._threads:
+                cases = await asyncio.to_thread(self._examine, items, brought, hierarchy, now_ms)
+        outcomes = await self._judge([case for case in cases if case.needs_status], hierarchy, now_ms, evidence)
+        verdicts = [outcomes.get(id(case)) or _verdict(case, hierarchy, now_ms) for case in cases]
+        for result, count in collections.Counter(verdict.reason or "valid" for verdict in verdicts).items():
+            self._items.labels(result).inc(count)
+        return verdicts
+
+    def _examine(
+        self, items: Sequence[VerifyItem], brought: Sequence[bytes], hierarchy: Hierarchy, now_ms: int
+    ) -> list[Case]:
+        limit = self._settings.max_certificate_bytes
+        extra = [parsed for encoded in brought if (parsed := self._readable(encoded, limit)) is not None]
+        finder = PathFinder(hierarchy, self._trust, extra, self._signatures, self.bounds)
+        return examine(items, finder, self._parsed, now_ms, limit)
+
+    def _readable(self, encoded: bytes, limit: int) -> Parsed | None:
+        """An intermediate; None where it is of no use. What needs it fails for want of a path, and says so."""
+        try:
+            return self._parsed.parse(encoded) if len(encoded) <= limit else None
+        except QianyanError:
+            return None
 
     async def hierarchy(self) -> Hierarchy:
         """Our authorities as the store has them now. Raises Unavailable."""
@@ -178,144 +186,122 @@ class VerificationService:
             self._hierarchy_of = rows
         return self._hierarchy
 
-    async def _check_statuses(self, cases: list[_Case]) -> None:
-        """The status of each certificate, and of the authorities above it, one question per authority."""
-        wanted: dict[str, set[int]] = {}
+    async def _judge(
+        self, cases: Sequence[Case], hierarchy: Hierarchy, now_ms: int, evidence: bool
+    ) -> dict[int, Verdict]:
+        """Verdicts by the statuses along the paths, by id of the case; one for all of one certificate and time."""
+        alike: dict[tuple[bytes, int], list[Case]] = {}
         for case in cases:
-            for authority_id, serial in _chain_serials(case):
-                wanted.setdefault(authority_id, set()).add(serial)
-        known: dict[tuple[str, int], CertificateStatus] = {}
+            assert case.parsed is not None
+            alike.setdefault((case.parsed.encoded, case.at_ms), []).append(case)
+        if not alike:
+            return {}
+        asked = [pair for first, *_ in alike.values() for path in first.paths for pair in _pairs(first, path)]
+        questions = {key_of(question): question for question in asked}
+        statuses = await self._statuses(list(questions.values()), hierarchy, now_ms)
+        verdicts: dict[int, Verdict] = {}
+        for those in alike.values():
+            verdict = _by_status(those[0], statuses, evidence)
+            verdicts |= {id(case): verdict for case in those}
+        return verdicts
+
+    async def _statuses(self, questions: Sequence[Question], hierarchy: Hierarchy, now_ms: int) -> _Statuses:
+        """Own: one question per authority to the store. Foreign: by their sources."""
+        wanted: dict[str, set[int]] = {}
+        others: list[Question] = []
+        for child, issuer in questions:
+            ours = hierarchy.of_name_and_key(issuer)
+            if ours is None:
+                others.append((child, issuer))
+            else:
+                wanted.setdefault(ours.authority_id, set()).add(child.serial)
+        own: dict[tuple[str, int], CertificateStatus] = {}
         for authority_id, serials in wanted.items():
             for status in await self._status_source.statuses(authority_id, sorted(serials)):
-                known[authority_id, status.serial] = status
-        for case in cases:
-            (leaf, *above) = (known[key] for key in _chain_serials(case))
-            # An authority's certificate from outside is not in our store; one of ours that is must stand.
-            if any(_standing(status, case.at_ms) in ("revoked", "suspended") for status in above):
-                case.reason, case.detail = "chain", "an authority's certificate is revoked"
-            else:
-                case.reason, case.status = _standing(leaf, case.at_ms), leaf
-
-
-def _chain_serials(case: _Case) -> list[tuple[str, int]]:
-    """(authority, serial) of the certificate, then of each authority's certificate above it but the topmost."""
-    assert case.parsed is not None
-    assert case.issuer is not None
-    out = [(case.issuer.authority_id, case.parsed.serial)]
-    out += [(link.parent.authority_id, link.parsed.serial) for link in case.issuer.path() if link.parent is not None]
-    return out
-
-
-def _standing(status: CertificateStatus, at_ms: int) -> Reason | None:
-    """What a status says about time `at_ms`."""
-    if status.state is None:
-        return "unknown_status"
-    if status.state is CertificateState.GOOD or status.revoked_at_ms is None:
-        return None
-    since_ms = status.revoked_at_ms
-    if status.reason is RevocationReason.KEY_COMPROMISE and status.invalidity_at_ms is not None:
-        since_ms = min(since_ms, status.invalidity_at_ms)
-    if since_ms > at_ms:
-        return None
-    return "suspended" if status.state is CertificateState.HELD else "revoked"
-
-
-def _examine(items: Sequence[VerifyItem], hierarchy: Hierarchy, now_ms: int, max_certificate: int) -> list[_Case]:
-    """All that needs no store: parsing, one native verification of everything, path, times and usage."""
-    cases = [_Case(item, now_ms if item.at_ms is None else item.at_ms) for item in items]
-    checks = _Checks()
-    for case in cases:
-        try:
-            _prepare(case, hierarchy, now_ms, max_certificate, checks)
-        except (Malformed, Refused) as error:
-            case.reason, case.detail = "malformed", error.detail
-    checks.run()
-    for case in cases:
-        if case.reason is None and case.parsed is not None:
-            case.reason = _against(case, case.parsed)
-    return cases
-
-
-def _prepare(case: _Case, hierarchy: Hierarchy, now_ms: int, max_certificate: int, checks: _Checks) -> None:
-    """Parses an item and lines up its signatures. Raises Malformed or Refused: the item is malformed."""
-    item = case.item
-    if case.at_ms > now_ms + _AHEAD_MAX_MS:
-        raise Malformed("at lies in the future", code="at")
-    if item.certificate is not None:
-        if len(item.certificate) > max_certificate:
-            raise Malformed(f"the certificate has more than {max_certificate} bytes", code="certificate")
-        case.parsed = parse(item.certificate)
-    key = _bare_key(item.public_key) if case.parsed is None else case.parsed.public_key
-    if item.signature is not None:
-        signature = _raw_signature(item.signature)
-        digest = item.digest
-        if digest is None:
-            assert item.data is not None  # an item has one of the two
-            digest = key.digest(item.data, user_id=item.user_id)
-        checks.add(case, "signature", key, digest, signature)
-    if case.parsed is not None and item.depth != "time":
-        case.issuer = hierarchy.issuer_of(case.parsed)
-        signed = case.parsed.signed
-        if case.issuer is not None and signed.is_sm2:
-            above = case.issuer.parsed.public_key
-            digest = above.digest(signed.tbs, user_id=sm2.DEFAULT_ID)
-            checks.add(case, "chain", above, digest, _from_der(signed.signature))
+                own[authority_id, status.serial] = status
+        if self._foreign is None:
+            foreign = {key_of(asked): unknown(asked[0], "no foreign status is fetched here") for asked in others}
         else:
-            case.issuer = None
+            foreign = await self._foreign.resolve(others) if others else {}
+        return _Statuses(hierarchy, own, foreign, now_ms)
 
 
-def _bare_key(encoded: bytes | None) -> sm2.PublicKey:
-    try:
-        return sm2.PublicKey.from_bytes(encoded or b"")
-    except sm2.InvalidKey as error:
-        raise Malformed("the public key is not an SM2 point", code="public_key") from error
+def _pairs(case: Case, path: Path) -> list[Question]:
+    """(certificate, issuer) along a path; the anchor's own certificate is asked of nobody."""
+    assert case.parsed is not None
+    return list(zip((case.parsed, *path[:-1]), path, strict=True))
 
 
-def _raw_signature(signature: bytes) -> bytes:
-    """r ‖ s. 64 bytes are taken for r ‖ s themselves; a DER signature has that length once in 2^40 or so."""
-    return signature if len(signature) == 64 else _from_der(signature)
+def _by_status(case: Case, statuses: _Statuses, evidence: bool) -> Verdict:
+    """The first path that holds, else what the first path says."""
+    outcomes = [_along(case, path, statuses) for path in case.paths]
+    compromised = {outcome.compromised for outcome in outcomes} - {None}
+    chosen = outcomes[0]
+    for outcome in outcomes:
+        if outcome.reason is None and not any(link.point in compromised for link in outcome.path[1:]):
+            chosen = outcome
+            break
+    else:
+        chosen = next(outcome for outcome in outcomes if outcome.reason is not None)
+    case.reason, case.detail = chosen.reason, chosen.detail
+    found = _evidence(chosen.path, statuses) if evidence else ()
+    return _verdict(case, statuses.hierarchy, statuses.now_ms, chosen.status, chosen.path, found)
 
 
-def _from_der(signature: bytes) -> bytes:
-    try:
-        return sm2.signature_from_der(signature)
-    except sm2.InvalidEncoding as error:
-        raise Malformed("a signature is neither DER nor 64 bytes", code="signature_encoding") from error
+def _along(case: Case, path: Path, statuses: _Statuses) -> _Outcome:
+    """What the statuses say: of the authorities first, because without them the leaf's own says nothing."""
+    assert case.parsed is not None
+    whole = (case.parsed, *path)
+    (leaf, _), *above = (statuses.of(question) for question in _pairs(case, path))
+    uncertain: str | None = None
+    for child, (answer, ours) in zip(path, above, strict=False):
+        stands = standing(answer.status, case.at_ms)
+        if stands in ("revoked", "suspended"):
+            compromised = child.point if answer.status.reason in COMPROMISE else None
+            return _Outcome(whole, "chain", "an authority's certificate is revoked", None, compromised)
+        # An authority's certificate from outside is not in our store; one of ours that is must stand.
+        if stands == "unknown_status" and ours is None:
+            uncertain = f"the status of an authority's certificate is unknown: {answer.detail}"
+    stands = standing(leaf.status, case.at_ms)
+    if stands is None and uncertain is not None:
+        return _Outcome(whole, "unknown_status", uncertain)
+    return _Outcome(whole, stands, leaf.detail if stands == "unknown_status" else None, leaf.status)
 
 
-def _against(case: _Case, parsed: Parsed) -> Reason | None:
-    """What stands against a certificate whose signatures are right."""
-    issuer, at_ms = case.issuer, case.at_ms
-    if case.item.depth != "time" and (
-        issuer is None or not parsed.understood or not all(link.parsed.valid_at(at_ms) for link in issuer.path())
-    ):
-        return "chain"
-    if at_ms < parsed.not_before_ms:
-        return "not_yet_valid"
-    if at_ms > parsed.not_after_ms:
-        return "expired"
-    if case.item.signature is None:
-        return None
-    usage = parsed.key_usage
-    if usage is None or not (usage.digital_signature or usage.content_commitment):
-        return "key_usage"
-    extended = parsed.extended_key_usage
-    if extended is not None and all(purpose in _NOT_FOR_DATA for purpose in extended):
-        return "key_usage"
-    return None
+def _evidence(path: tuple[Parsed, ...], statuses: _Statuses) -> tuple[Evidence, ...]:
+    """What the statuses along a path rest on."""
+    found: list[Evidence] = []
+    for child, issuer in itertools.pairwise(path):
+        answer, ours = statuses.of((child, issuer))
+        if ours is not None:
+            found.append(Evidence("store", sm3(child.encoded), ours, statuses.now_ms))
+        elif answer.evidence is not None:
+            found.append(answer.evidence)
+    return tuple(found)
 
 
-def _verdict(case: _Case, now_ms: int) -> Verdict:
+def _verdict(
+    case: Case,
+    hierarchy: Hierarchy,
+    now_ms: int,
+    status: CertificateStatus | None = None,
+    path: tuple[Parsed, ...] = (),
+    evidence: tuple[Evidence, ...] = (),
+) -> Verdict:
     if case.parsed is None:
         return Verdict(case.reason, case.detail)
-    status = case.status
+    path = path or (case.parsed, *(case.paths[0] if case.paths else ()))
+    issuer = path[1] if len(path) > 1 else next(iter(case.candidates), None)
+    ours = None if issuer is None else hierarchy.of_name_and_key(issuer)
     told = status if status is not None and case.reason in ("revoked", "suspended") else None
     return Verdict(
         case.reason,
         case.detail,
         case.parsed.serial,
-        None if case.issuer is None else case.issuer.authority_id,
+        None if ours is None else ours.authority_id,
         now_ms,
         None if told is None else told.revoked_at_ms,
         None if told is None else told.reason,
+        path,
+        evidence,
     )

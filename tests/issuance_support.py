@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import atexit
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,7 +21,7 @@ from core.asn1.x509 import Extension
 from core.clock import system_clock
 from core.ports import Signer
 from core.store import schema
-from core.store.database import Database, create_database
+from core.store.database import Database, create_database, open_database
 from signer._native import sm2
 from signer.engine.keystore import KeyStore
 from signer.engine.settings import KeyStoreSettings
@@ -89,16 +93,46 @@ def local_signers(keystore: KeyStore, used: list[str]) -> Callable[[str], Signer
     return signer_for
 
 
+_templates: list[Path] = []
+
+
+async def _template() -> Path:
+    """A directory with the usual hierarchy, made once in a process: most tests begin with a copy of it."""
+    if not _templates:
+        directory = Path(tempfile.mkdtemp(prefix="issuance-"))
+        atexit.register(shutil.rmtree, directory, ignore_errors=True)
+        database = await create_database(f"sqlite+aiosqlite:///{directory}/store.sqlite3")
+        keystore = keystore_in(directory / "keys")
+        try:
+            await create_hierarchy(database, keystore, PLAN, SettableClock(), "cli:test")
+        finally:
+            await database.close()
+            keystore.close()
+        _templates.append(directory)
+    return _templates[0]
+
+
 @asynccontextmanager
 async def installation(
-    directory: Path, *, profiles: Profiles | None = None, plan: HierarchyPlan = PLAN, **issuer: object
+    directory: Path,
+    *,
+    profiles: Profiles | None = None,
+    plan: HierarchyPlan = PLAN,
+    database: Database | None = None,
+    **issuer: object,
 ) -> AsyncIterator[Installation]:
-    """A fresh installation in `directory`."""
-    database = await create_database(f"sqlite+aiosqlite:///{directory}/store.sqlite3")
-    keystore = keystore_in(directory / "keys")
+    """A fresh installation in `directory`, its store too unless an empty one is given."""
     clock = SettableClock()
+    ready = database is None and plan is PLAN
+    if ready:
+        await asyncio.to_thread(shutil.copytree, await _template(), directory, dirs_exist_ok=True)
+        database = await open_database(f"sqlite+aiosqlite:///{directory}/store.sqlite3")
+    elif database is None:
+        database = await create_database(f"sqlite+aiosqlite:///{directory}/store.sqlite3")
+    keystore = keystore_in(directory / "keys")
     try:
-        await create_hierarchy(database, keystore, plan, clock, "cli:test")
+        if not ready:
+            await create_hierarchy(database, keystore, plan, clock, "cli:test")
         used: list[str] = []
         signer_for = local_signers(keystore, used)
         settings = IssuanceSettings(public_url=PUBLIC_URL, status_index_oid=STATUS_OID)

@@ -188,7 +188,8 @@ async def test_the_record_of_an_issuance(tmp_path: Path) -> None:
         assert world.signed == ["issuing", "issuing"]
         rows = await audit_rows(world.database)
     grown = {name for name in before if isinstance(before[name], int) and after[name] != before[name]}
-    assert grown <= {"certificates", "feed", "outbox", "escrowed_keys", "status_indexes"}
+    recorded = {"certificates", "feed", "outbox", "escrowed_keys", "status_indexes", "certificate_events"}
+    assert grown <= recorded | {"crl_points"}
     assert after["certificates"] == before["certificates"] + 2  # type: ignore[operator]
     assert after["feed"] == before["feed"] + 2  # type: ignore[operator]
     assert after["outbox"] == before["outbox"] + 2  # type: ignore[operator]
@@ -299,7 +300,7 @@ async def test_a_key_frozen_while_it_signs_gives_nothing(tmp_path: Path) -> None
                         await keys.change_state(connection, "issuing", KeyState.FROZEN, at_ms=world.clock())
                 return signature
 
-        world.issuer._signer_for = lambda _key_id: FreezingAfterwards()  # type: ignore[assignment,return-value]
+        world.issuer._maker._signer_for = lambda _key_id: FreezingAfterwards()  # type: ignore[assignment,return-value]
         with pytest.raises(Refused) as refusal:
             await world.issuer.issue(Request().encode(), "organisation", actor="cli:test")
         assert refusal.value.code == "key_frozen"
@@ -310,7 +311,7 @@ async def test_a_key_frozen_while_it_signs_gives_nothing(tmp_path: Path) -> None
 async def test_a_signer_with_another_key_is_noticed(tmp_path: Path) -> None:
     async with installation(tmp_path) as world:
         other = world.signer_for("root")
-        world.issuer._signer_for = lambda _key_id: other
+        world.issuer._maker._signer_for = lambda _key_id: other
         with pytest.raises(Exception, match="does not verify") as fault:
             await world.issuer.issue(Request().encode(), "organisation", actor="cli:test")
         assert getattr(fault.value, "code", "") == "signature_fault"

@@ -88,7 +88,8 @@ async def test_hold_and_resume(holder: Holder) -> None:
     with pytest.raises(Refused):
         await holder.world.issuer.release(holder.serials[0], actor="token:ra-1")
     actions = [row[0] for row in await audit_rows(holder.world.database)]
-    assert actions[-4:] == ["certificate.hold"] * 2 + ["certificate.resume"] * 2
+    refused = "certificate.refuse"  # the second hold, and the second end of it
+    assert actions[-6:] == ["certificate.hold"] * 2 + [refused] + ["certificate.resume"] * 2 + [refused]
 
 
 async def test_a_held_certificate_is_revoked_since_the_hold(holder: Holder) -> None:

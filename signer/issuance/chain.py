@@ -45,7 +45,7 @@ async def load_chain(connection: AsyncConnection, authority_id: str) -> Authorit
 async def refuse_authority_key(connection: AsyncConnection, public_key: bytes) -> None:
     """Raises Refused (code "key_reused") where `public_key` is that of an authority or an OCSP signer."""
     same = await keys.find_by_public_key(connection, public_key)
-    ours = any(key.purpose is not KeyPurpose.DATA for key in same)
+    ours = any(key.purpose in (KeyPurpose.CERTIFICATE, KeyPurpose.OCSP, KeyPurpose.AUDIT) for key in same)
     if ours or any(authority.public_key == public_key for authority in await authorities.list_all(connection)):
         raise Refused("the public key is an authority's own", code="key_reused", field="csr.public_key")
 

@@ -27,17 +27,21 @@ class IssuedCertificate:
 class Issued:
     """The signing certificate first, then the encryption certificate where the profile is dual.
 
-    chain: the issuing authority's certificate first, the root's last. enveloped_key: DER SM2EnvelopedKey.
+    chain: the issuing authority's certificate first, the root's last. enveloped_key: DER SM2EnvelopedKey; None where
+    there is no encryption key, or it stayed the same. holder_id: where the certificates belong to a known holder.
     """
 
     certificates: tuple[IssuedCertificate, ...]
     chain: tuple[bytes, ...]
     enveloped_key: bytes | None
+    holder_id: str | None = None
 
     def to_body(self) -> bytes:
         """The JSON answer."""
+        holder = {} if self.holder_id is None else {"holder": self.holder_id}
         return orjson.dumps(
-            {
+            holder
+            | {
                 "certificates": [
                     {"serial": serial_to_hex(c.serial), "usage": c.usage, "certificate": to_base64(c.der)}
                     for c in self.certificates
@@ -57,4 +61,5 @@ class Issued:
         )
         chain = tuple(from_base64(certificate, "chain") for certificate in value["chain"])
         key = value["enveloped_key"]
-        return cls(certificates, chain, None if key is None else from_base64(key, "enveloped_key"))
+        enveloped = None if key is None else from_base64(key, "enveloped_key")
+        return cls(certificates, chain, enveloped, value.get("holder"))

@@ -1,14 +1,16 @@
 """Key management: makes encryption keys, hands them out enveloped, keeps them in escrow (R-11, R-16).
 
 The private key lives in native memory and in bytearrays that are wiped here; what leaves is the SM2EnvelopedKey
-(GM/T 0009 §7.4), openable with the holder's signing key alone, and the key wrapped for escrow. Knows keys and
-bytes; not requests, certificates or the store.
+(GM/T 0009 §7.4), openable with the holder's signing key alone, and the key wrapped for escrow. Keys made in advance
+wait in the spare store (core.store.escrow, which owns the three stores). Knows keys and bytes; not requests or
+certificates.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+from collections import deque
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -16,18 +18,35 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from core import oids
 from core.asn1 import der
+from core.clock import Clock, system_clock
+from core.errors import Malformed
+from core.store import escrow
+from core.store.database import Database
+from core.store.escrow import WrappedKey
 from signer._native import sm2
 from signer.engine.pbes2 import as_bytes, wipe
+from signer.issuance.metrics import KmcMetrics
 
 #: SM4 in ECB with NULL parameters: what readers of the structure know (GM/T 0009 §7.4 says ECB and no padding rule).
 _SM4_ECB: Final = der.sequence(der.oid(oids.SM4_ECB), der.null())
+#: How many spare keys a process takes in one transaction, and makes in one.
+_TAKE_AT_ONCE: Final = 16
+_MAKE_AT_ONCE: Final = 256
+#: How many keys are made on the spot before an empty spare store is looked into again.
+_LOOK_AGAIN_AFTER: Final = 64
+#: How many keys one refill makes at most.
+REFILL_MAX: Final = 16_384
 
 
 class KeyWrapper(Protocol):
-    """Wraps a private key for escrow (signer.engine.keystore.KeyStore)."""
+    """Wraps private keys for escrow (signer.engine.keystore.KeyStore, signer.engine.master.MasterKey)."""
 
     def wrap(self, private_key: sm2.PrivateKey) -> bytes:
         """The wrapped key."""
+        ...
+
+    def unwrap(self, wrapped: bytes) -> sm2.PrivateKey:
+        """The key that was wrapped. Raises Malformed (code "wrapped_key") where anything about it was changed."""
         ...
 
 
@@ -61,18 +80,96 @@ def envelope(recipient: sm2.PublicKey, private_key: sm2.PrivateKey) -> bytes:
 
 
 class KeyManagement:
-    """Makes encryption keys. `wrapper` keeps the escrow's master key."""
+    """Makes, takes and hands out encryption keys. `wrapper` keeps the master key.
 
-    def __init__(self, wrapper: KeyWrapper) -> None:
+    With a database, keys that were made in advance are taken from the spare store, some at a time; what this process
+    has taken and not used when it ends was never anybody's key. Without one, or with none to spare, a key is made.
+    """
+
+    def __init__(
+        self,
+        wrapper: KeyWrapper,
+        database: Database | None = None,
+        clock: Clock = system_clock,
+        metrics: KmcMetrics | None = None,
+    ) -> None:
         self._wrapper = wrapper
+        self._database = database
+        self._clock = clock
+        self._metrics = metrics or KmcMetrics.create()
+        self._taken: deque[WrappedKey] = deque()
+        self._makes_itself = 0
 
     async def make(self, signing_public_key: bytes) -> EncryptionKey:
         """A new key for the holder of `signing_public_key`. In a thread: the wrapper may have to read its key first."""
-        return await asyncio.to_thread(self._make, sm2.PublicKey.from_bytes(signing_public_key))
+        recipient = sm2.PublicKey.from_bytes(signing_public_key)
+        spare = await self._take()
+        if spare is None:
+            made = await asyncio.to_thread(self._make, recipient)
+            self._metrics.handed_out.labels("made").inc()
+            return made
+        enveloped = await asyncio.to_thread(self._restore, spare, recipient)
+        self._metrics.handed_out.labels("spare").inc()
+        return EncryptionKey(spare.public_key, enveloped, spare.wrapped)
+
+    async def restore(self, kept: WrappedKey, recipient: bytes) -> bytes:
+        """The SM2EnvelopedKey of a key that is kept, for the public key `recipient`.
+
+        Whether that may happen is settled before (signer.issuance.recovery). Raises Malformed (code "wrapped_key").
+        """
+        enveloped = await asyncio.to_thread(self._restore, kept, sm2.PublicKey.from_bytes(recipient))
+        self._metrics.handed_out.labels("recovered").inc()
+        return enveloped
+
+    async def refill(self, wanted: int, *, at_most: int = REFILL_MAX) -> int:
+        """Makes keys until the spare store holds `wanted`, at most `at_most` of them; returns how many it made."""
+        if self._database is None:
+            return 0
+        async with self._database.read() as connection:
+            missing = min(wanted - await escrow.count_spare(connection), at_most)
+        made = 0
+        while made < missing:
+            keys = await asyncio.to_thread(self._make_many, min(missing - made, _MAKE_AT_ONCE))
+            async with self._database.write() as connection:
+                await escrow.add_spare(connection, keys, at_ms=self._clock())
+            made += len(keys)
+            self._metrics.made.inc(len(keys))
+            self._makes_itself = 0
+        return made
+
+    async def _take(self) -> WrappedKey | None:
+        if not self._taken and self._database is not None:
+            if self._makes_itself > 0:
+                self._makes_itself -= 1
+                return None
+            async with self._database.write() as connection:
+                found = await escrow.take_spares(connection, _TAKE_AT_ONCE)
+            self._taken.extend(found)
+            if not found:
+                self._makes_itself = _LOOK_AGAIN_AFTER
+        return self._taken.popleft() if self._taken else None
 
     def _make(self, recipient: sm2.PublicKey) -> EncryptionKey:
         key = sm2.PrivateKey.generate()
         try:
             return EncryptionKey(key.public_key.to_bytes(), envelope(recipient, key), self._wrapper.wrap(key))
+        finally:
+            key.wipe()
+
+    def _make_many(self, count: int) -> list[WrappedKey]:
+        made = []
+        for key in sm2.generate_many(count):
+            try:
+                made.append(WrappedKey(key.public_key.to_bytes(), self._wrapper.wrap(key)))
+            finally:
+                key.wipe()
+        return made
+
+    def _restore(self, kept: WrappedKey, recipient: sm2.PublicKey) -> bytes:
+        key = self._wrapper.unwrap(kept.wrapped)
+        try:
+            if key.public_key.to_bytes() != kept.public_key:
+                raise Malformed("the wrapped key is not that of its row", code="wrapped_key")
+            return envelope(recipient, key)
         finally:
             key.wipe()

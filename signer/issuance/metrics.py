@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,5 +43,33 @@ class IssuanceMetrics:
                 "Time from a request to its committed certificates, in seconds.",
                 registry=registry,
                 buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class KmcMetrics:
+    """See the help texts."""
+
+    keys: Gauge
+    made: Counter
+    handed_out: Counter
+
+    @classmethod
+    def create(cls, registry: CollectorRegistry | None = None) -> KmcMetrics:
+        """Registers with `registry`; with None the metrics count and are not shown."""
+        return cls(
+            Gauge(
+                "qianyan_kmc_keys",
+                "Encryption keys in each store of key management (spare, in_use, history), as last counted.",
+                ["store"],
+                registry=registry,
+            ),
+            Counter("qianyan_kmc_keys_made", "Encryption keys made in advance.", registry=registry),
+            Counter(
+                "qianyan_kmc_keys_handed_out",
+                "Encryption keys enveloped for somebody, by origin (spare, made, recovered).",
+                ["origin"],
+                registry=registry,
             ),
         )

@@ -10,7 +10,13 @@ from signer.issuance.template import CertificatePlan, StatusIndex
 
 
 def new_certificate(
-    authority: Authority, profile: str, plan: CertificatePlan, encoded: bytes, *, place: StatusIndex | None = None
+    authority: Authority,
+    profile: str,
+    plan: CertificatePlan,
+    encoded: bytes,
+    *,
+    place: StatusIndex | None = None,
+    holder_id: str | None = None,
 ) -> NewCertificate:
     """The row. `place`: the status index of a certificate that does not carry its own (a root's)."""
     place = place or plan.status
@@ -25,10 +31,11 @@ def new_certificate(
         public_key=plan.public_key,
         not_before_ms=from_datetime(plan.not_before),
         not_after_ms=from_datetime(plan.not_after),
-        partition=plan.serial % authority.partitions,
+        partition=plan.serial % authority.partitions if plan.partition is None else plan.partition,
         status_month=place.month,
         status_index=place.index,
         certificate=encoded,
+        holder_id=holder_id,
     )
 
 

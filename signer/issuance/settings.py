@@ -49,5 +49,24 @@ class IssuanceSettings(Settings):
     max_csr_bytes: Annotated[int, Field(ge=256, le=1 << 20)] = 64 * 1024
     """The largest certificate request that is looked at."""
 
+    renewal_window_days: Annotated[int, Field(ge=1, le=366)] = 30
+    """How long before its end a certificate can be renewed, in days."""
+
+    recovery_hours: Annotated[int, Field(ge=1, le=720)] = 72
+    """How long a key recovery that was asked for waits for its two approvals, in hours."""
+
+    unlock_minutes: Annotated[int, Field(ge=1, le=10_080)] = 60
+    """How long an unlock token can be used, in minutes."""
+
     check_url = field_validator("public_url")(check_public_url)
     check_status_oid = field_validator("status_index_oid")(check_oid)
+
+
+class KmcSettings(Settings):
+    """The `[kmc]` table."""
+
+    spare_keys: Annotated[int, Field(ge=0, le=1_000_000)] = 256
+    """How many encryption keys are kept in advance; 0: each is made when it is needed."""
+
+    refill_interval_s: Annotated[float, Field(ge=0.1, le=3600)] = 5.0
+    """How often the spare store is looked into and filled up."""

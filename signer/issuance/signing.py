@@ -31,7 +31,7 @@ class LocalSigner:
         """The uncompressed point, 65 bytes."""
         return self._public_key
 
-    async def sign(self, message: bytes) -> bytes:
+    async def sign(self, message: bytes | memoryview) -> bytes:
         """The DER SM2Signature over `message` under the default user id."""
         return sm2.signature_to_der(self._key.sign(message))
 

@@ -75,7 +75,7 @@ class Urls:
 
 
 def urls(public_url: str, authority_id: str, partition: int, *, ocsp: bool = True) -> Urls:
-    """Where `authority_id` publishes what concerns a certificate of `partition`."""
+    """Where `authority_id` publishes what concerns a certificate of `partition`, where nothing else is settled."""
     return Urls(
         crl_url(public_url, authority_id, partition),
         f"{public_url}/ocsp" if ocsp else None,
@@ -97,7 +97,7 @@ class CertificatePlan:
     """Everything that a certificate is to say. `issuer`, `subject`: DER Names; times in whole seconds.
 
     path_length: for an authority, how many authorities may follow; None for no bound. `more`: GM private extensions
-    and subjectAltName, already encoded.
+    and subjectAltName, already encoded. partition: whose CRL lists it; None: that of its serial.
     """
 
     usage: Usage
@@ -115,6 +115,7 @@ class CertificatePlan:
     urls: Urls = Urls()
     status: StatusIndex | None = None
     more: tuple[Extension, ...] = ()
+    partition: int | None = None
 
     def tbs(self) -> bytes:
         """The TBSCertificate."""

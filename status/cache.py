@@ -6,6 +6,8 @@ whether it may still be served, which the responder decides.
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
@@ -13,13 +15,19 @@ from typing import Final
 #: What an entry costs beside its key and its DER: the objects, the dictionaries' slots.
 _OVERHEAD_BYTES: Final = 700
 
+#: When an answer is renewed, in thousandths of its life: from the first, at most the second later.
+_EARLY_PERMILLE: Final = 300
+_JITTER_PERMILLE: Final = 150
+
 
 @dataclass(frozen=True, slots=True)
 class OcspAnswer:
     """A signed OCSP response.
 
     single: about one certificate that is known here, and without a nonce, so that others may be given it too.
-    refresh_ms: when to make a new one. version: tells this answer from every other (empty where not `single`).
+    refresh_ms: not to be given from then on. early_ms: from when on a new one is made while this one is still given;
+    another for each answer and process, so that what was made together is not made anew together.
+    version: tells this answer from every other (empty where not `single`).
     """
 
     der: bytes
@@ -28,6 +36,24 @@ class OcspAnswer:
     refresh_ms: int
     single: bool
     version: str
+    early_ms: int
+
+    @classmethod
+    def made(cls, der: bytes, this_update_ms: int, next_update_ms: int, *, single: bool) -> OcspAnswer:
+        """A new one: renewed between 3/10 and 9/20 of its life, given until half of it."""
+        return cls._of(der, this_update_ms, next_update_ms, (this_update_ms + next_update_ms) // 2, single=single)
+
+    @classmethod
+    def shared(cls, der: bytes, this_update_ms: int, next_update_ms: int, refresh_ms: int) -> OcspAnswer:
+        """One that another process made and that others may be given."""
+        return cls._of(der, this_update_ms, next_update_ms, refresh_ms, single=True)
+
+    @classmethod
+    def _of(cls, der: bytes, this_update_ms: int, next_update_ms: int, refresh_ms: int, *, single: bool) -> OcspAnswer:
+        permille = _EARLY_PERMILLE + secrets.randbelow(_JITTER_PERMILLE)
+        early_ms = this_update_ms + (next_update_ms - this_update_ms) * permille // 1000
+        version = hashlib.sha256(der).hexdigest()[:32] if single else ""
+        return cls(der, this_update_ms, next_update_ms, refresh_ms, single, version, min(early_ms, refresh_ms))
 
 
 @dataclass(frozen=True, slots=True)

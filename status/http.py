@@ -24,6 +24,7 @@ from core.errors import Malformed, NotFound, QianyanError, TooLarge
 from core.http import json_response, read_body
 from core.model import CertificateStatus, serial_from_hex, serial_to_hex
 from core.ports import StatusSource
+from status import bulk
 from status.cache import OcspAnswer
 from status.responder import Responder
 from status.response import ResponseStatus, error_response
@@ -53,7 +54,8 @@ _BYTES_PER_SERIAL: Final = 72
 
 
 @lru_cache(maxsize=4096)
-def _http_date(at_s: int) -> str:
+def http_date(at_s: int) -> str:
+    """A time as HTTP writes it (RFC 9110 §5.6.7)."""
     return formatdate(at_s, usegmt=True)
 
 
@@ -129,47 +131,65 @@ class StatusRoutes:
         return answer
 
     def _refuse(self, error: QianyanError) -> web.Response:
-        """The unsigned OCSP answer to an error; TooLarge goes on to become 413.
+        """The unsigned OCSP answer to an error; TooLarge goes on to become 413."""
+        if isinstance(error, TooLarge):
+            self._metrics.request(error.kind)
+            raise error
+        return web.Response(body=self.refusal(error), headers=_NO_STORE_HEADERS)
+
+    def refusal(self, error: QianyanError) -> bytes:
+        """The unsigned OCSPResponse that stands for an error, which is counted.
 
         What is our own fault is logged, but not for every request that meets it.
         """
         self._metrics.request(error.kind)
-        if isinstance(error, TooLarge):
-            raise error
         status = _STATUS_OF_KIND.get(error.kind, ResponseStatus.INTERNAL_ERROR)
         if status in (ResponseStatus.TRY_LATER, ResponseStatus.INTERNAL_ERROR):
             now_s = time.monotonic()
             if now_s - self._logged_s.get(error.code, -_LOG_EVERY_S) >= _LOG_EVERY_S:
                 self._logged_s[error.code] = now_s
                 _log.warning("ocsp_failing", code=error.code, detail=error.detail, answer=status.name.lower())
-        return web.Response(body=_ERRORS[status], headers=_NO_STORE_HEADERS)
+        return _ERRORS[status]
 
     def _cache_headers(self, answer: OcspAnswer) -> dict[str, str]:
-        """Caching as RFC 9919 has it; max-age ends when the answer is made anew, well before nextUpdate."""
-        left_s = max(0, answer.refresh_ms - self._clock()) // 1000
+        """Caching as RFC 9919 has it; max-age ends when the answer is renewed, well before nextUpdate."""
+        left_s = max(0, answer.early_ms - self._clock()) // 1000
         max_age_s = min(left_s, self._settings.http_max_age_s)
         return {
             "Cache-Control": f"max-age={max_age_s}, public, no-transform, must-revalidate",
             "ETag": f'"{answer.version}"',
-            "Last-Modified": _http_date(answer.this_update_ms // 1000),
-            "Expires": _http_date(answer.next_update_ms // 1000),
+            "Last-Modified": http_date(answer.this_update_ms // 1000),
+            "Expires": http_date(answer.next_update_ms // 1000),
         }
 
     # ---- in bulk
 
     async def post_status(self, request: web.Request) -> web.Response:
-        """POST /v1/status: {"serials": [hex...], "authority"?} → {"statuses": [...]} in the same order."""
+        """POST /v1/status: {"serials": [hex...], "authority"?} → {"statuses": [...]} in the same order.
+
+        As application/octet-stream: serials of 20 octets in, one octet for each out; ?authority= names the authority.
+        """
+        if request.headers.get("Content-Type") == bulk.CONTENT_TYPE:
+            body = await read_body(request, self._settings.max_serials * bulk.SERIAL_BYTES + 1)
+            serials = bulk.parse_serials(body, self._settings.max_serials)
+            statuses = await self._statuses(request.query.get("authority", _DEFAULT_AUTHORITY), serials)
+            answer = bulk.status_octets(statuses)
+            return web.Response(body=answer, content_type=bulk.CONTENT_TYPE, headers={"Cache-Control": "no-store"})
         limit = self._settings.max_serials * _BYTES_PER_SERIAL + 1024
         body = await read_body(request, limit)
         authority_id, serials = self._parse_bulk(body)
+        statuses = await self._statuses(authority_id, serials)
+        return json_response(
+            {"statuses": [_as_json(status) for status in statuses]}, headers={"Cache-Control": "no-store"}
+        )
+
+    async def _statuses(self, authority_id: str, serials: list[int]) -> list[CertificateStatus]:
         issuers = await self._responder.issuers()
         if authority_id not in issuers.by_id:
             raise NotFound("there is no such authority", code="authority_unknown")
         statuses = await self._source.statuses(authority_id, serials)
         self._metrics.bulk_serials.inc(len(serials))
-        return json_response(
-            {"statuses": [_as_json(status) for status in statuses]}, headers={"Cache-Control": "no-store"}
-        )
+        return statuses
 
     def _parse_bulk(self, body: bytes) -> tuple[str, list[int]]:
         try:
@@ -217,8 +237,11 @@ class StatusRoutes:
 def _matches(request: web.Request, etag: str) -> bool:
     """Whether If-None-Match names `etag` (RFC 9110 §13.1.2, weak comparison)."""
     wanted = request.headers.get("If-None-Match")
-    if wanted is None:
-        return False
+    return wanted is not None and etag_matches(wanted, etag)
+
+
+def etag_matches(wanted: str, etag: str) -> bool:
+    """Whether the value of If-None-Match names `etag`."""
     return any(one.strip().removeprefix("W/") in (etag, "*") for one in wanted.split(","))
 
 

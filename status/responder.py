@@ -1,24 +1,27 @@
-"""Answers OCSP requests: from memory while nothing has changed, otherwise from the store with a new signature.
+"""Answers OCSP requests: from memory while nothing has changed, then from Redis where there is one, otherwise from the
+store with a new signature.
 
 Two rules hold the file together. Before a kept answer is given, the change feed is looked at, so that nothing older
 than the last commit leaves. And whatever the feed names is dropped from the cache *and* from the answers being made,
-so that an answer begun before a change is neither kept nor shared by who asks after it.
+so that an answer begun before a change is neither kept nor shared by who asks after it. What Redis says is judged in
+the same way (status.redis_cache).
 
 Owns the cache and the tasks that make answers; only the event-loop thread touches them. An answer that several wait
-for is made once, in a task of its own: a client that leaves cancels nothing. Writes nothing to the store (a responder
-may stand beside a replica), and knows neither HTTP nor how errors are rendered.
+for is made once, in a task of its own: a client that leaves cancels nothing. An answer that is asked for is renewed
+well before it may not be given any more, so that nobody waits for the new one. Writes nothing to the store (a
+responder may stand beside a replica), and knows neither HTTP nor how errors are rendered.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import time
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Final
 
 from core.clock import Clock
-from core.errors import NotFound, Refused, Unavailable
-from core.model import CertificateStatus
+from core.errors import Malformed, NotFound, QianyanError, Refused, Unavailable
 from core.ports import Signer
 from core.store.counters import CLOCK_TOLERANCE_MS, check_clock
 from core.store.database import Database
@@ -26,11 +29,17 @@ from core.store.feed import FeedEntry
 from core.store.follow import FeedFollower
 from status import response
 from status.cache import AnswerCache, OcspAnswer
+from status.compose import compose, signer_digest
 from status.issuers import Issuer, Issuers, IssuerTable, OcspSigner
 from status.metrics import StatusMetrics
+from status.redis_cache import Question, RedisCache
 from status.request import CertId, OcspRequest, parse_request, plain_request
 from status.settings import OcspSettings
 from status.source import StatusLookup
+
+#: Most answers that are renewed at a time, and how long none is after one could not be.
+_RENEWING_MAX: Final = 64
+_RENEW_PAUSE_S: Final = 1.0
 
 #: A certificate: authority id and serial.
 _Certificate = tuple[str, int]
@@ -47,6 +56,7 @@ class Responder:
         clock: Clock,
         settings: OcspSettings,
         metrics: StatusMetrics | None = None,
+        shared: RedisCache | None = None,
     ) -> None:
         self.settings = settings
         self.metrics = metrics or StatusMetrics()
@@ -57,7 +67,10 @@ class Responder:
         self._issuers = IssuerTable(database, settings.responder_id)
         self._lookup = StatusLookup(database, max_waiting=settings.max_waiting, timeout_s=settings.store_timeout_s)
         self._making: dict[_Certificate, dict[bytes, asyncio.Task[OcspAnswer]]] = {}
-        self._tasks: set[asyncio.Task[OcspAnswer]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._shared_cache = shared
+        self._renewing: set[bytes] = set()
+        self._renew_after = 0.0
         self._latest_ms = 0
         self._closed = False
         self.metrics.cache_bytes.set_function(lambda: self._cache.size_bytes)
@@ -75,6 +88,10 @@ class Responder:
             return answer
         limits = self.settings
         asked = parse_request(request, max_bytes=limits.max_request_bytes, max_requests=limits.max_requests)
+        if asked.nonce is None and limits.nonce == "required":
+            raise Malformed("a request needs a nonce here", code="nonce_required")
+        if limits.nonce == "ignore":
+            asked = replace(asked, nonce=None)
         if self._closed:
             raise Unavailable("the responder is stopping", code="stopping", retry_after_s=1)
         await self._follower.ensure_current()
@@ -88,7 +105,7 @@ class Responder:
 
         Raises Unavailable where the feed cannot be read or the clock went back.
         """
-        if not self._follower.current():
+        if self.settings.nonce == "required" or not self._follower.current():
             return None
         answer = self._fresh(request)
         if answer is not None:
@@ -120,9 +137,41 @@ class Responder:
 
     def _fresh(self, key: bytes) -> OcspAnswer | None:
         answer = self._cache.get(key)
-        if answer is not None and answer.this_update_ms <= self._now() < answer.refresh_ms:
-            return answer
-        return None
+        if answer is None:
+            return None
+        now_ms = self._now()
+        if not answer.this_update_ms <= now_ms < answer.refresh_ms:
+            return None
+        if now_ms >= answer.early_ms and key not in self._renewing:
+            self._renew_soon(key)
+        return answer
+
+    def _renew_soon(self, key: bytes) -> None:
+        """Begins to make a kept answer anew; the old one is given until that is done, and no longer than it may be."""
+        if self._closed or len(self._renewing) >= _RENEWING_MAX or time.monotonic() < self._renew_after:
+            return
+        self._renewing.add(key)
+        task = asyncio.get_running_loop().create_task(self._renew(key))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _renew(self, key: bytes) -> None:
+        limits = self.settings
+        asked = parse_request(key, max_bytes=limits.max_request_bytes, max_requests=limits.max_requests)
+        try:
+            await self._follower.ensure_current()
+            issuer = self._issuer(await self._issuers.get(), asked.cert_ids)
+            certificate = (issuer.id, asked.cert_ids[0].serial)
+            making = self._making.get(certificate, {}).get(key)
+            if making is None:
+                self.metrics.renewals.inc()
+                making = self._begin(key, certificate, self._obtain(issuer, asked))
+            await asyncio.wait((making,))
+            making.result()
+        except QianyanError:  # whoever asks when the old one may not be given any more is told
+            self._renew_after = time.monotonic() + _RENEW_PAUSE_S
+        finally:
+            self._renewing.discard(key)
 
     def _on_feed(self, entry: FeedEntry) -> None:
         """Forgets what a committed change has overtaken; who waits for an answer being made still gets that one."""
@@ -163,7 +212,7 @@ class Responder:
         task = self._making.get(certificate, {}).get(key)
         if task is None:
             self.metrics.misses.inc()
-            task = self._begin(key, certificate, self._make(issuer, asked))
+            task = self._begin(key, certificate, self._obtain(issuer, asked))
         else:
             self.metrics.joined.inc()
         await asyncio.wait((task,))
@@ -194,43 +243,39 @@ class Responder:
         task.add_done_callback(done)
         return task
 
+    async def _obtain(self, issuer: Issuer, asked: OcspRequest) -> OcspAnswer:
+        """An answer that others may be given: from Redis, or a new one, which Redis gets."""
+        shared, signer, cert_id = self._shared_cache, issuer.signer, asked.cert_ids[0]
+        if shared is None or signer is None:
+            return await self._make(issuer, asked)
+        digest = signer_digest(signer, self.settings)
+        question = Question(issuer.id, cert_id.serial, cert_id.raw, signer.key_id, digest)
+        found = await shared.find(question)
+        if found is not None and self._now() < found.early_ms:
+            return found
+        standing = shared.standing()  # before the store is read: what it says is at least as new
+        made = await self._make(issuer, asked)
+        if standing is not None:
+            shared.put(question, standing, made)
+        return made
+
     async def _make(self, issuer: Issuer, asked: OcspRequest) -> OcspAnswer:
         """A new answer: asks the store, signs what it says."""
         assert issuer.signer is not None
         now_ms = self._now()
         statuses, last_ms = await self._lookup.find(issuer.id, [cert_id.serial for cert_id in asked.cert_ids])
         check_clock(self._now(), last_ms)
-        this_ms = now_ms // 1000 * 1000
-        next_ms = [self._next_update(issuer.signer, status, this_ms, now_ms) for status in statuses]
-        singles = [
-            response.single_response(cert_id.raw, status, this_ms, until_ms)
-            for cert_id, status, until_ms in zip(asked.cert_ids, statuses, next_ms, strict=True)
-        ]
-        tbs = response.response_data(issuer.signer.responder_id, this_ms, singles, asked.nonce)
-        signature = await self._sign(issuer.signer, tbs)
+        pairs = [(cert_id.raw, status) for cert_id, status in zip(asked.cert_ids, statuses, strict=True)]
+        composed = compose(self.settings, issuer.signer, pairs, now_ms, asked.nonce)
+        signature = await self._sign(issuer.signer, composed.tbs)
         self.metrics.signatures.inc()
-        encoded = response.ocsp_response(tbs, signature, issuer.signer.certificate)
-        single = asked.nonce is None and len(statuses) == 1 and statuses[0].state is not None
-        return OcspAnswer(
-            der=encoded,
-            this_update_ms=this_ms,
-            next_update_ms=min(next_ms),
-            refresh_ms=this_ms + (min(next_ms) - this_ms) // 2,
-            single=single,
-            version=hashlib.sha256(encoded).hexdigest()[:32] if single else "",
+        encoded = response.ocsp_response(composed.tbs, signature, issuer.signer.certificate)
+        return OcspAnswer.made(
+            encoded,
+            composed.this_update_ms,
+            composed.next_update_ms,
+            single=asked.nonce is None and len(statuses) == 1 and composed.known,
         )
-
-    def _next_update(self, signer: OcspSigner, status: CertificateStatus, this_ms: int, now_ms: int) -> int:
-        """When the answer ends: never past the signer's certificate (DESIGN rule 5).
-
-        Raises Refused (code "ocsp_signer_expired") where that certificate is not valid now.
-        """
-        if not signer.not_before_ms <= now_ms < signer.not_after_ms:
-            raise Refused("the OCSP signer's certificate is not valid now", code="ocsp_signer_expired")
-        life_s = self.settings.response_life_s
-        if status.state is None:
-            life_s = min(life_s, self.settings.unknown_life_s)
-        return min(this_ms + life_s * 1000, signer.not_after_ms)
 
     async def _sign(self, signer: OcspSigner, tbs: bytes) -> bytes:
         """The signature over `tbs`; a key that may come back is Unavailable, one that cannot is Refused."""

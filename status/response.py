@@ -67,8 +67,8 @@ def _cert_status(status: CertificateStatus) -> bytes:
     return der.tlv(_REVOKED_TAG, _time(status.revoked_at_ms), reason)
 
 
-def single_response(cert_id: bytes, status: CertificateStatus, this_update_ms: int, next_update_ms: int) -> bytes:
-    """SingleResponse about `cert_id`, which is written as given.
+def status_parts(status: CertificateStatus) -> tuple[bytes, bytes]:
+    """CertStatus, and [1] singleExtensions or nothing.
 
     Where the store has an invalidity date it goes along as a single extension (RFC 6960 §4.4.5).
     """
@@ -76,13 +76,41 @@ def single_response(cert_id: bytes, status: CertificateStatus, this_update_ms: i
     if status.invalidity_at_ms is not None:
         invalidity = Extension(oids.INVALIDITY_DATE, False, _time(status.invalidity_at_ms))
         extensions = der.tlv(der.context(1), encode_extensions([invalidity]))
-    return der.sequence(
-        cert_id,
-        _cert_status(status),
-        _time(this_update_ms),
-        der.tlv(der.context(0), _time(next_update_ms)),
-        extensions,
-    )
+    return _cert_status(status), extensions
+
+
+def update_times(this_update_ms: int, next_update_ms: int) -> tuple[bytes, bytes]:
+    """thisUpdate (producedAt is written alike), and [0] nextUpdate."""
+    return _time(this_update_ms), der.tlv(der.context(0), _time(next_update_ms))
+
+
+def certificates_field(certificate: bytes) -> bytes:
+    """[0] certs of BasicOCSPResponse: the signer's alone."""
+    return der.tlv(der.context(0), der.sequence(certificate))
+
+
+def with_archive_cutoff(extensions: bytes, at_ms: int) -> bytes:
+    """[1] singleExtensions (or nothing) with an archive cutoff added (RFC 6960 §4.4.4)."""
+    cutoff = Extension(oids.OCSP_ARCHIVE_CUTOFF, False, _time(at_ms)).encode()
+    others = b""
+    if extensions:
+        explicit = der.Reader(extensions).enter(der.context(1))
+        others = explicit.take(der.SEQUENCE)
+    return der.tlv(der.context(1), der.sequence(others, cutoff))
+
+
+def single_response(
+    cert_id: bytes,
+    status: CertificateStatus,
+    this_update_ms: int,
+    next_update_ms: int,
+    archive_cutoff_ms: int | None = None,
+) -> bytes:
+    """SingleResponse about `cert_id`, which is written as given."""
+    cert_status, extensions = status_parts(status)
+    if archive_cutoff_ms is not None:
+        extensions = with_archive_cutoff(extensions, archive_cutoff_ms)
+    return der.sequence(cert_id, cert_status, *update_times(this_update_ms, next_update_ms), extensions)
 
 
 def response_data(
@@ -98,7 +126,6 @@ def response_data(
 
 def ocsp_response(tbs: bytes, signature: bytes, certificate: bytes) -> bytes:
     """A successful OCSPResponse: `tbs` with its SM2 signature and the certificate of its signer."""
-    certificates = der.tlv(der.context(0), der.sequence(certificate))
-    basic = der.sequence(tbs, SM3_WITH_SM2, der.bit_string(signature), certificates)
+    basic = der.sequence(tbs, SM3_WITH_SM2, der.bit_string(signature), certificates_field(certificate))
     response_bytes = der.sequence(_BASIC, der.octet_string(basic))
     return der.sequence(_STATUS[ResponseStatus.SUCCESSFUL], der.tlv(der.context(0), response_bytes))

@@ -7,7 +7,7 @@ from status.cache import _OVERHEAD_BYTES, AnswerCache, OcspAnswer
 
 
 def answer(size: int = 100) -> OcspAnswer:
-    return OcspAnswer(bytes(size), 0, 2, 1, True, "v")
+    return OcspAnswer(bytes(size), 0, 2, 1, True, "v", 1)
 
 
 def room_for(count: int) -> int:

@@ -6,36 +6,75 @@ Reads and writes the store; knows neither keys nor schedule. `crl.service` strin
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 from cryptography import x509
 
-from core.asn1.distribution import crl_url, issuing_distribution_point
+from core.asn1.distribution import issuing_distribution_point
 from core.asn1.x509 import key_identifier, load_certificate
 from core.audit import AuditEvent
 from core.clock import Clock, from_datetime
 from core.errors import Refused, Unavailable
-from core.store import audit, authorities, certificates, counters, crls, feed, outbox
+from core.store import audit, authorities, counters, crl_leases, crl_points, crls, feed, listed, outbox, restored
 from core.store.authorities import Authority
-from core.store.crls import CrlRecord
+from core.store.crl_leases import CrlLease
+from core.store.crls import CrlRecord, CrlSummary
 from core.store.database import Database
-from crl.builder import CrlContents
-from crl.check import History, came_and_went
+from crl import facts
+from crl._entries import Entries, Row
+from crl._reader import Finds
+from crl.builder import CrlContents, removal
+from crl.check import History, examine
 from crl.digest import sm3
+from crl.facts import Known
 from crl.schedule import Scope, builds_crls
 from crl.settings import CrlSettings
-from crl.view import CrlView
+from crl.view import CrlView, distribution_points
+
+#: Past so many feed positions behind, everything is read anew: it takes less than going through the changes.
+_RELOAD_AFTER: Final = 200_000
+#: How many entries may come or go without a change in the feed before the rest counts as wrong unseen.
+_UNKNOWN_MAX: Final = 1_000_000
+
+
+@dataclass(slots=True)
+class Stock:
+    """The encoded entries of one scope, as of feed position `feed_seq`; one build at a time.
+
+    loaded_from_ms: certificates that ended before are not among them. entries None: to be read from the store.
+    """
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    entries: Entries | None = None
+    feed_seq: int = 0
+    loaded_from_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What one read transaction saw. `certificate` and `key_id` are the authority's, known to be there."""
+    """What one read transaction saw. `certificate` and `key_id` are the authority's, known to be there.
+
+    The CRL lists `entries` with `changes` made to them, less those that end before `kept_from_ms`. base, delta_changes:
+    the full CRL that a delta is for and what changed since; base None: there is no delta.
+    """
 
     certificate: bytes
     key_id: str
     contents: CrlContents
     feed_seq: int
     previous: CrlRecord | None
+    entries: Entries
+    changes: list[Row]
+    kept_from_ms: int
+    base: CrlSummary | None
+    delta_changes: list[Row]
+
+    @property
+    def delta_contents(self) -> CrlContents:
+        """The delta that goes with the full CRL: the same number and times (RFC 5280 §5.2.4)."""
+        assert self.base is not None
+        return replace(self.contents, base_number=self.base.number, has_delta=False)
 
 
 def _key_identifier(authority: Authority, certificate: x509.Certificate) -> bytes:
@@ -58,9 +97,9 @@ def _times(now_ms: int, previous: CrlRecord | None, not_after_ms: int, settings:
 
 
 async def take_snapshot(
-    database: Database, scope: Scope, public_url: str, clock: Clock, settings: CrlSettings
+    database: Database, scope: Scope, url: str, clock: Clock, settings: CrlSettings, stock: Stock
 ) -> Snapshot:
-    """Reads everything that the next CRL of `scope` says.
+    """Reads everything that the next CRL of `scope`, which is at `url`, says; of what `stock` has, only the changes.
 
     The clock is read first, so nothing up to thisUpdate is left out. An entry stays until a CRL, and a whole period,
     have passed beyond its certificate's end. Raises NotFound; Refused (code "crl_elsewhere", "issuer_expired");
@@ -77,62 +116,111 @@ async def take_snapshot(
         assert authority.key_id is not None
         certificate = load_certificate(authority.certificate)
         previous = await crls.latest(connection, authority_id, partition)
-        not_after_ms = from_datetime(certificate.not_valid_after_utc)
-        this_ms, next_ms = _times(now_ms, previous, not_after_ms, settings)
+        this_ms, next_ms = _times(now_ms, previous, from_datetime(certificate.not_valid_after_utc), settings)
         kept_from_ms = min(previous.this_update_ms, this_ms - settings.period_s * 1000) if previous else 0
-        entries = await certificates.revoked_entries(connection, authority_id, partition, expired_after_ms=kept_from_ms)
         feed_seq = await feed.head(connection)
+        floor = await counters.current(connection, restored.crl_floor(authority_id, partition))
+        changes: list[Row] = []
+        entries = stock.entries
+        if entries is None or stock.loaded_from_ms > kept_from_ms or feed_seq - stock.feed_seq > _RELOAD_AFTER:
+            stock.entries, entries = None, Entries()
+            await listed.load(connection, authority_id, partition, entries, expired_after_ms=kept_from_ms)
+            stock.entries, stock.feed_seq, stock.loaded_from_ms = entries, feed_seq, kept_from_ms
+        else:
+            rows = await listed.changes(connection, authority_id, partition, after_seq=stock.feed_seq)
+            changes = [row for row, _ in rows]
+        base, delta_changes = None, []
+        if settings.delta:
+            from_ms = this_ms - settings.life_s * 1000
+            base = await crls.base_for(connection, authority_id, partition, from_ms=from_ms)
+        if base is not None:
+            rows = await listed.changes(connection, authority_id, partition, after_seq=base.feed_seq)
+            delta_changes = [row if row[1] is not None else removal(row, at_ms) for row, at_ms in rows]
     contents = CrlContents(
         issuer=authority.subject,
         issuer_key_identifier=_key_identifier(authority, certificate),
-        number=previous.number + 1 if previous else 1,
-        url=crl_url(public_url, authority_id, partition),
+        number=max(previous.number if previous else 0, floor) + 1,
+        url=url,
         this_update_ms=this_ms,
         next_update_ms=next_ms,
-        entries=entries,
+        has_delta=base is not None,
     )
-    return Snapshot(authority.certificate, authority.key_id, contents, feed_seq, previous)
+    return Snapshot(
+        certificate=authority.certificate,
+        key_id=authority.key_id,
+        contents=contents,
+        feed_seq=feed_seq,
+        previous=previous,
+        entries=entries,
+        changes=changes,
+        kept_from_ms=kept_from_ms,
+        base=base,
+        delta_changes=delta_changes,
+    )
 
 
 async def read_history(
     database: Database, scope: Scope, snapshot: Snapshot, view: CrlView, previous: CrlView | None
-) -> History:
-    """What the CRL is checked against, read anew: the feed since the CRL before it, not the query it was built from."""
+) -> tuple[History, Finds | None, Known]:
+    """What the CRL is checked against, read anew: the feed since the CRL before it, or since the delta's base.
+
+    And what its entries show then (`crl.check.examine`).
+    """
     previous_seq = snapshot.previous.feed_seq if snapshot.previous else 0
-    touched = await asyncio.to_thread(came_and_went, view, previous)
+    after_seq = min(previous_seq, snapshot.base.feed_seq) if snapshot.base else previous_seq
     async with database.read() as connection:
-        changes = await crls.status_changes(connection, previous_seq, scope)
-        touched.update(change.serial for change in changes)
-        statuses = await certificates.statuses(connection, scope[0], list(touched))
-    return History(
-        idp=issuing_distribution_point(snapshot.contents.url).value,
-        number=snapshot.contents.number,
-        feed_seq=snapshot.feed_seq,
-        previous=previous,
-        previous_seq=previous_seq,
-        changes=changes,
-        statuses={status.serial: status for status in statuses},
-    )
+        known = await facts.read(
+            connection, scope, after_seq=after_seq, feed_seq=snapshot.feed_seq, fresh_after_seq=previous_seq
+        )
+        certificate = await crl_points.any_certificate(connection, *scope)
+        history = History(
+            idp=issuing_distribution_point(snapshot.contents.url).value,
+            points=distribution_points(certificate) if certificate else None,
+            number=snapshot.contents.number,
+            feed_seq=snapshot.feed_seq,
+            previous=previous,
+            previous_seq=previous_seq,
+            facts=known.facts,
+        )
+        finds = await asyncio.to_thread(examine, view, history)
+        unknown = 0 if finds is None else finds["unknown"][0]
+        if unknown:
+            finds = await asyncio.to_thread(examine, view, history, min(unknown, _UNKNOWN_MAX))
+            assert finds is not None
+            await facts.add_states(connection, scope, known.facts, finds["unknown"][1])
+            finds = await asyncio.to_thread(examine, view, history)
+    return history, finds, known
 
 
-def as_record(scope: Scope, snapshot: Snapshot, crl: bytes) -> CrlRecord:
+def as_record(scope: Scope, snapshot: Snapshot, contents: CrlContents, crl: bytes, entries: int) -> CrlRecord:
     """The row to publish."""
-    contents = snapshot.contents
     return CrlRecord(
         authority_id=scope[0],
         partition=scope[1],
         number=contents.number,
-        base_number=None,
+        base_number=contents.base_number,
         this_update_ms=contents.this_update_ms,
         next_update_ms=contents.next_update_ms,
         feed_seq=snapshot.feed_seq,
-        entries=len(contents.entries),
+        entries=entries,
         crl=crl,
     )
 
 
-async def publish(database: Database, record: CrlRecord, clock: Clock, *, actor: str, keep: int) -> None:
-    """Publishes a checked CRL: row, feed, outbox and audit in one transaction. Raises Conflict; Unavailable."""
+async def publish(
+    database: Database,
+    record: CrlRecord,
+    delta: CrlRecord | None,
+    lease: CrlLease,
+    clock: Clock,
+    settings: CrlSettings,
+    *,
+    actor: str,
+) -> None:
+    """Publishes checked CRLs: rows, feed, outbox and audit in one transaction, and the lease given back in it.
+
+    Raises Conflict (code "crl_lease", "crl_number", "crl_feed"); Unavailable.
+    """
     subject = f"{record.authority_id}/{record.partition}"
     detail: dict[str, str | int] = {
         "number": record.number,
@@ -140,9 +228,18 @@ async def publish(database: Database, record: CrlRecord, clock: Clock, *, actor:
         "feed_seq": record.feed_seq,
         "sm3": (await sm3(record.crl)).hex(),
     }
+    if delta is not None and delta.base_number is not None:
+        detail |= {
+            "delta_base": delta.base_number,
+            "delta_entries": delta.entries,
+            "delta_sm3": (await sm3(delta.crl)).hex(),
+        }
     async with database.write() as connection:
         at_ms = await counters.advance_time(connection, clock())
-        await crls.publish(connection, record, at_ms=at_ms)
-        await crls.prune(connection, record.authority_id, record.partition, keep=keep)
+        await crl_leases.require(connection, lease)
+        await crls.publish(connection, record, delta=delta, at_ms=at_ms)
+        await crls.prune(
+            connection, record.authority_id, record.partition, keep=settings.keep, keep_bytes=settings.keep_bytes
+        )
         await outbox.put(connection, "crl", f"{subject}/{record.number}", at_ms=at_ms)
         await audit.append(connection, AuditEvent(actor, "crl.publish", subject, detail=detail), at_ms=at_ms)

@@ -1,4 +1,4 @@
-"""Serves CRLs: GET and HEAD /crl/{authority}/{partition}.crl, with validators, ranges and honest expiry.
+"""Serves CRLs: GET and HEAD /crl/{authority}/{partition}.crl and -delta.crl, with validators, ranges, honest expiry.
 
 Knows routes and headers; which CRL there is to serve is for `crl.published`.
 
@@ -34,12 +34,26 @@ class CrlRoutes:
 
     def public(self) -> list[web.RouteDef]:
         """The routes of the public listener."""
-        return [web.get(r"/crl/{authority:[A-Za-z0-9._-]{1,32}}/{partition:0|[1-9]\d{0,5}}.crl", self._get)]
+        scope = r"/crl/{authority:[A-Za-z0-9._-]{1,32}}/{partition:0|[1-9]\d{0,5}}"
+        return [web.get(scope + ".crl", self._full), web.get(scope + "-delta.crl", self._delta)]
 
-    async def _get(self, request: web.Request) -> web.Response:
+    async def _full(self, request: web.Request) -> web.Response:
+        return await self._get(request, delta=False)
+
+    async def _delta(self, request: web.Request) -> web.Response:
+        return await self._get(request, delta=True)
+
+    async def _get(self, request: web.Request, *, delta: bool) -> web.Response:
         scope = (request.match_info["authority"], int(request.match_info["partition"]))
-        published = await self._published.current(scope)
-        return _answer(request, published, self._headers(published))
+        published = await self._published.current(scope, delta=delta)
+        headers = self._headers(published)
+        squeezed = await published.gzip() if _wants_gzip(request) else None
+        if squeezed is None:
+            return _answer(request, published, headers)
+        headers |= {"ETag": f'"{published.tag}-gz"', "Content-Encoding": "gzip"}
+        if _unchanged(request, published, published.tag + "-gz"):
+            return web.Response(status=304, headers=headers)
+        return web.Response(body=squeezed, content_type=CONTENT_TYPE, headers=headers)
 
     def _headers(self, published: PublishedCrl) -> dict[str, str]:
         planned_ms = max(published.this_update_ms + self._period_ms, self._clock() + _LATE_MS)
@@ -51,7 +65,19 @@ class CrlRoutes:
             "Expires": format_datetime(to_datetime(expires_ms), usegmt=True),
             "Cache-Control": f"public, no-transform, stale-if-error={after_s}",
             "Accept-Ranges": "bytes",
+            "Vary": "Accept-Encoding",
         }
+
+
+def _wants_gzip(request: web.Request) -> bool:
+    """Whether the client names gzip and asks for no part: parts are those of the CRL itself (RFC 9110 §12.5.3)."""
+    if "Range" in request.headers:
+        return False
+    for item in request.headers.get("Accept-Encoding", "").lower().split(","):
+        coding, _, parameters = item.partition(";")
+        if coding.strip() == "gzip":
+            return parameters.strip().replace(" ", "").rstrip("0.") != "q="
+    return False
 
 
 def _modified(published: PublishedCrl) -> datetime:
@@ -60,7 +86,7 @@ def _modified(published: PublishedCrl) -> datetime:
 
 def _answer(request: web.Request, published: PublishedCrl, headers: dict[str, str]) -> web.Response:
     """The CRL, a part of it, or that the client has it (RFC 9110 §13, §14)."""
-    if _unchanged(request, published):
+    if _unchanged(request, published, published.tag):
         return web.Response(status=304, headers=headers)
     size = len(published.body)
     asked = _range(request, published, size)
@@ -73,14 +99,14 @@ def _answer(request: web.Request, published: PublishedCrl, headers: dict[str, st
     return web.Response(status=206, body=published.body[start:end], content_type=CONTENT_TYPE, headers=headers)
 
 
-def _unchanged(request: web.Request, published: PublishedCrl) -> bool:
+def _unchanged(request: web.Request, published: PublishedCrl, own_tag: str) -> bool:
     """If-None-Match, else If-Modified-Since (RFC 9110 §13.2.2)."""
     try:
         tags = request.if_none_match
     except ValueError:
         return False
     if tags is not None:
-        return any(tag.value in (published.tag, "*") for tag in tags)
+        return any(tag.value in (own_tag, "*") for tag in tags)
     since = request.if_modified_since
     return since is not None and _modified(published) <= since
 

@@ -1,7 +1,8 @@
 """Builds CRLs when they are due, and never publishes one that the independent check refuses.
 
-Owns the loop's rhythm and the order of the steps: read, build, check the unsigned form, sign, check the signed one,
-publish. Knows no HTTP and no private key; `service` owns the task that runs `run()`.
+Owns the loop's rhythm, the entries that are kept encoded from one build to the next, and the order of the steps: take
+the lease, read, build, check the unsigned form, sign, check the signed one, publish. Knows no HTTP and no private key;
+`service` owns the task that runs `run()`.
 """
 
 from __future__ import annotations
@@ -9,42 +10,55 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import structlog
 from prometheus_client import CollectorRegistry
 
-from core.asn1.x509 import join_signed, split_signed
 from core.clock import Clock
 from core.errors import Conflict, QianyanError, Unavailable
 from core.ports import SignatureVerifier, Signer
-from core.store import crls
-from core.store.crls import CrlRecord
+from core.store import authorities, crl_leases, crls
+from core.store.crl_leases import CrlLease
+from core.store.crls import CrlRecord, CrlSummary
 from core.store.database import Database
 from core.store.follow import FeedFollower
 from crl import build as steps
-from crl.build import Snapshot
-from crl.builder import build_tbs
-from crl.check import Problem, history_problems, refuse, signature_problems, structure_problems
+from crl import points
+from crl._entries import Draft, Entries
+from crl.build import Snapshot, Stock
+from crl.builder import make_draft
+from crl.check import (
+    Problem,
+    delta_problems,
+    history_problems,
+    refuse,
+    signature_problems,
+    structure_problems,
+)
+from crl.facts import Known
+from crl.files import CrlFiles
+from crl.lease import Leases
 from crl.metrics import CrlMetrics
 from crl.published import PublishedCrls
 from crl.schedule import Schedule, Scope, ScopeState
 from crl.settings import CrlSettings
-from crl.view import read_crl, read_issuer
+from crl.view import CrlView, read_crl, read_issuer, read_signed
 
 log = structlog.get_logger()
 
 _ATTEMPTS: Final = 3
-#: Stands for the signature while the structure is checked; shows at once where it should ever get out.
-_NO_SIGNATURE: Final = b"unsigned"
 
 
 @dataclass(frozen=True, slots=True)
 class ScopeStatus:
-    """How one scope stands. `number` and what follows it are None where there is no CRL yet.
+    """How one scope stands. `number` and what follows it are None where there is no CRL yet; so with the delta.
 
-    `waiting`: something was revoked, held or released that the CRL does not list yet.
+    waiting: something was revoked, held or released that the CRL does not list yet. late: less of its life is left than
+    the alarm asks for. builder: who builds it now, or built it last.
     """
 
     authority_id: str
@@ -60,6 +74,11 @@ class ScopeStatus:
     waiting: bool
     failures: int
     last_error: str | None
+    late: bool = False
+    delta_number: int | None = None
+    delta_size: int | None = None
+    builder: str | None = None
+    building: bool = False
 
     @property
     def fresh(self) -> bool:
@@ -72,7 +91,7 @@ def _system_jitter() -> float:
 
 
 class CrlService:
-    """See the module. `public_url` is the one that the issuer writes into certificates."""
+    """See the module. `public_url`: where partitions that are new are published; `directory`: `settings.directory`."""
 
     def __init__(
         self,
@@ -86,6 +105,7 @@ class CrlService:
         public_url: str,
         registry: CollectorRegistry | None = None,
         jitter: Callable[[], float] = _system_jitter,
+        directory: Path | None = None,
     ) -> None:
         self._database = database
         self._signer_for = signer_for
@@ -97,82 +117,150 @@ class CrlService:
         self._jitter = jitter
         self._schedule = Schedule(database, follower)
         self.published = PublishedCrls(database, follower, clock, self._metrics)
+        self._leases = Leases(database, settings.lease_s)
+        self._stocks: dict[Scope, Stock] = {}
+        self._files = None
+        if directory is not None:
+            self._files = CrlFiles(database, follower, directory, clock, self._metrics)
         self._metrics.watch(lambda: self._schedule.freshness(clock))
 
     async def build(self, authority_id: str, partition: int, *, actor: str = "system") -> CrlRecord:
-        """Builds, checks and publishes the next CRL of a scope and returns it.
+        """Builds, checks and publishes the next CRL of a scope, and the delta that goes with it; returns the full one.
 
-        Where another builder publishes first, returns its CRL when that reflects at least what this one would have,
-        else tries again. Raises NotFound; Refused (the check's code, or the key's state); Busy; Unavailable.
+        Waits while another builder is at it, at most `timeout_s`. Raises NotFound; Refused (the check's code, or the
+        key's state); Busy; Unavailable; Conflict where other builders always took over.
         """
         scope = (authority_id, partition)
         for _ in range(_ATTEMPTS):
-            began_ms = self.clock()
-            try:
-                async with asyncio.timeout(self.settings.timeout_s):
-                    record, ours = await self._attempt(scope, actor)
-            except TimeoutError as error:
-                self._metrics.builds.labels("unavailable").inc()
-                raise Unavailable(
-                    f"the build took more than {self.settings.timeout_s} s", code="crl_timeout"
-                ) from error
-            except Conflict:
-                self._metrics.builds.labels("superseded").inc()
-                continue
-            except Exception as error:
-                kind = error.kind if isinstance(error, QianyanError) else QianyanError.kind
-                self._metrics.builds.labels(kind).inc()
-                raise
-            self._note_built(record, ours, self.clock() - began_ms)
-            return record
+            with suppress(Conflict):
+                record = await self._try(scope, actor, wait=True)
+                assert record is not None
+                return record
         raise Conflict(f"other builders of {authority_id}/{partition} were always faster", code="crl_number")
 
-    async def _attempt(self, scope: Scope, actor: str) -> tuple[CrlRecord, bool]:
-        """One way through the steps: (the published CRL, whether it is ours). Raises Conflict to be tried again."""
-        snapshot = await steps.take_snapshot(self._database, scope, self._public_url, self.clock, self.settings)
-        tbs = await asyncio.to_thread(build_tbs, snapshot.contents)
-        await self._check_unsigned(scope, snapshot, tbs)
-        signature = await self._signer_for(snapshot.key_id).sign(tbs)
-        crl = join_signed(tbs, signature)
-        await asyncio.to_thread(self._check_signed, snapshot, tbs, crl)
-        record = steps.as_record(scope, snapshot, crl)
+    async def _try(self, scope: Scope, actor: str, *, wait: bool) -> CrlRecord | None:
+        """One build, counted; None where another builder is at it and `wait` is not. Raises as `build`."""
+        began_ms = self.clock()
         try:
-            await steps.publish(self._database, record, self.clock, actor=actor, keep=self.settings.keep)
+            async with asyncio.timeout(self.settings.timeout_s):
+                record = await self._attempt(scope, actor, wait)
+        except TimeoutError as error:
+            self._metrics.builds.labels("unavailable").inc()
+            raise Unavailable(f"the build took more than {self.settings.timeout_s} s", code="crl_timeout") from error
         except Conflict:
-            async with self._database.read() as connection:
-                newest = await crls.latest(connection, *scope)
-            if newest is None or newest.feed_seq < snapshot.feed_seq:
-                raise
-            return newest, False
-        return record, True
+            self._metrics.builds.labels("superseded").inc()
+            raise
+        except Exception as error:
+            kind = error.kind if isinstance(error, QianyanError) else QianyanError.kind
+            self._metrics.builds.labels(kind).inc()
+            raise
+        if record is not None:
+            self._note_built(record, self.clock() - began_ms)
+        return record
 
-    async def _check_unsigned(self, scope: Scope, snapshot: Snapshot, tbs: bytes) -> None:
-        """Everything but the signature, before the real key is asked: a bad CRL is never signed."""
-        view = await asyncio.to_thread(read_crl, join_signed(tbs, _NO_SIGNATURE))
+    async def _attempt(self, scope: Scope, actor: str, wait: bool) -> CrlRecord | None:
+        stock = self._stocks.setdefault(scope, Stock())
+        async with stock.lock:
+            async with self._database.read() as connection:
+                await authorities.get(connection, scope[0])
+            lease = await (self._leases.wait(scope) if wait else self._leases.acquire(scope))
+            if lease is None:
+                return None
+            async with self._leases.kept(lease):
+                point = await points.settled(self._database, scope, self._public_url)
+                snapshot = await steps.take_snapshot(self._database, scope, point.url, self.clock, self.settings, stock)
+                try:
+                    return await self._build(scope, snapshot, stock, lease, actor)
+                except BaseException as error:
+                    if not isinstance(error, QianyanError):
+                        stock.entries = None  # a thread that nobody waits for any more may still read them
+                    raise
+
+    async def _build(self, scope: Scope, snapshot: Snapshot, stock: Stock, lease: CrlLease, actor: str) -> CrlRecord:
+        """Draft, check, sign, check, publish. Neither CRL is signed before both were checked."""
+        kept_s = snapshot.kept_from_ms // 1000
+        drafts = [await asyncio.to_thread(make_draft, snapshot.entries, snapshot.contents, snapshot.changes, kept_s)]
+        contents = [snapshot.contents]
+        if snapshot.base is not None:
+            contents.append(snapshot.delta_contents)
+            drafts.append(await asyncio.to_thread(make_draft, Entries(), contents[1], snapshot.delta_changes, kept_s))
+        known = await self._check_unsigned(scope, snapshot, drafts)
+        signer = self._signer_for(snapshot.key_id)
+        signed = [await self._sign(signer, snapshot, draft) for draft in drafts]
+        stock.entries = snapshot.entries
+        snapshot.entries.settle(drafts[0])
+        stock.feed_seq = snapshot.feed_seq
+        full, *deltas = (
+            steps.as_record(scope, snapshot, what, crl, draft.count)
+            for what, crl, draft in zip(contents, signed, drafts, strict=True)
+        )
+        delta = deltas[0] if deltas else None
+        await steps.publish(self._database, full, delta, lease, self.clock, self.settings, actor=actor)
+        self._note_visible(snapshot, known, delta is not None)
+        return full
+
+    async def _check_unsigned(self, scope: Scope, snapshot: Snapshot, drafts: Sequence[Draft]) -> Known:
+        """Everything but the signatures, before the real key is asked: a bad CRL is never signed."""
+        limit = self.settings.second_parser_max_bytes
+
+        async def read(draft: Draft) -> CrlView:
+            return await asyncio.to_thread(read_crl, draft, second_max_bytes=limit)
+
+        views: list[CrlView] = []
+        try:
+            for draft in drafts:
+                views.append(await read(draft))
+            return await self._judge(scope, snapshot, views[0], views[1] if len(views) > 1 else None)
+        finally:
+            for view in views:
+                view.entries.release()
+
+    async def _judge(self, scope: Scope, snapshot: Snapshot, view: CrlView, delta: CrlView | None) -> Known:
+        """Raises Refused with everything that is wrong with the full CRL and its delta."""
         before = snapshot.previous
-        previous = None if before is None else await asyncio.to_thread(read_crl, before.crl)
-        history = await steps.read_history(self._database, scope, snapshot, view, previous)
+        previous = None if before is None else await asyncio.to_thread(read_crl, before.crl, second_max_bytes=0)
+        history, finds, known = await steps.read_history(self._database, scope, snapshot, view, previous)
 
         def problems() -> list[Problem]:
             issuer = read_issuer(snapshot.certificate)
-            return structure_problems(view, issuer, self.clock()) + history_problems(view, history)
+            found = structure_problems(view, issuer, self.clock())
+            found += history_problems(view, history, finds)
+            if delta is not None and snapshot.base is not None:
+                found += structure_problems(delta, issuer, self.clock())
+                found += delta_problems(delta, view, snapshot.base.number, history)
+            return found
 
         refuse(await asyncio.to_thread(problems))
+        return known
 
-    def _check_signed(self, snapshot: Snapshot, tbs: bytes, crl: bytes) -> None:
-        """What is published holds exactly the bytes that were checked, signed by the issuer's key."""
-        signed = split_signed(crl)
-        if signed.tbs != tbs or not signed.is_sm2:
-            refuse([Problem("crl_signature", "the signed CRL is not the one that was checked")])
-        refuse(signature_problems(crl, read_issuer(snapshot.certificate), self._verify))
+    async def _sign(self, signer: Signer, snapshot: Snapshot, draft: Draft) -> bytes:
+        """The signed CRL: exactly the bytes that were checked, under the issuer's key."""
+        start, end = draft.tbs
+        with memoryview(draft) as whole, whole[start:end] as tbs:
+            signature = await signer.sign(tbs)
+        crl = draft.seal(signature)
 
-    def _note_built(self, record: CrlRecord, ours: bool, build_ms: int) -> None:
+        def problems() -> list[Problem]:
+            return signature_problems(crl, read_signed(crl), read_issuer(snapshot.certificate), self._verify)
+
+        refuse(await asyncio.to_thread(problems))
+        return crl
+
+    def _note_visible(self, snapshot: Snapshot, known: Known, delta: bool) -> None:
+        """How long each revocation, hold and release took from its commit to the CRL that shows it."""
+        if snapshot.previous is None:
+            return
+        now_ms = self.clock()
+        for channel in ("full", "delta") if delta else ("full",):
+            observe = self._metrics.visible_seconds.labels(channel).observe
+            for at_ms in known.fresh:
+                observe(max(0, now_ms - at_ms) / 1000)
+
+    def _note_built(self, record: CrlRecord, build_ms: int) -> None:
         state = self._schedule.scopes.get((record.authority_id, record.partition))
         if state is not None:
             state.note_success(build_ms)
-        self._metrics.builds.labels("published" if ours else "superseded").inc()
-        if not ours:
-            return
+        self._metrics.builds.labels("published").inc()
         self._metrics.build_seconds.observe(max(0, build_ms) / 1000)
         log.info(
             "crl.published",
@@ -215,7 +303,11 @@ class CrlService:
 
     async def _build_one(self, state: ScopeState) -> int:
         try:
-            await self.build(state.authority_id, state.partition)
+            if await self._try((state.authority_id, state.partition), "system", wait=False) is None:
+                return 0  # another builder is at it
+        except Conflict as error:
+            log.info("crl.superseded", authority=state.authority_id, partition=state.partition, detail=str(error))
+            return 0  # its CRL is seen with the next look
         except Exception as error:
             now_ms = self.clock()
             known = isinstance(error, QianyanError)
@@ -242,9 +334,17 @@ class CrlService:
         self._metrics.entries.set(sum(summary.entries for summary in newest))
         self._metrics.size_bytes.set(sum(summary.size for summary in newest))
         self._metrics.missing.set(len(states) - len(newest))
+        now_ms, alarm_ms = self.clock(), self.settings.alarm_left_s * 1000
+        self._metrics.late.set(sum(summary.next_update_ms - now_ms < alarm_ms for summary in newest))
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Builds what is due until `stop` is set; a build that has begun is finished."""
+        """Builds what is due, and writes files where asked, until `stop` is set; a build that has begun is finished."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._run(stop), name="crl builds")
+            if self._files is not None:
+                tasks.create_task(self._files.run(stop, self.settings.poll_s), name="crl files")
+
+    async def _run(self, stop: asyncio.Event) -> None:
         store_down = ScopeState("", -1)
         while not stop.is_set():
             wait_s = self.settings.poll_s
@@ -265,11 +365,20 @@ class CrlService:
     async def status(self) -> list[ScopeStatus]:
         """How every scope that is built here stands, as the store has it now. Raises Unavailable."""
         await self._refresh()
+        async with self._database.read() as connection:
+            deltas = {(s.authority_id, s.partition): s for s in await crls.summaries(connection, delta=True)}
+            leases = {(x.authority_id, x.partition): x for x in await crl_leases.list_all(connection)}
         now_ms = self.clock()
-        return [self._status(state, now_ms) for _, state in sorted(self._schedule.scopes.items())]
+        return [
+            self._status(state, now_ms, deltas.get(scope), leases.get(scope))
+            for scope, state in sorted(self._schedule.scopes.items())
+        ]
 
-    def _status(self, state: ScopeState, now_ms: int) -> ScopeStatus:
+    def _status(self, state: ScopeState, now_ms: int, delta: CrlSummary | None, lease: CrlLease | None) -> ScopeStatus:
         newest = state.newest
+        seconds_left = (newest.next_update_ms - now_ms) / 1000 if newest else None
+        if newest is None or (delta is not None and delta.number < newest.number):
+            delta = None
         return ScopeStatus(
             authority_id=state.authority_id,
             partition=state.partition,
@@ -277,11 +386,16 @@ class CrlService:
             this_update_ms=newest.this_update_ms if newest else None,
             next_update_ms=newest.next_update_ms if newest else None,
             age_s=(now_ms - newest.this_update_ms) / 1000 if newest else None,
-            seconds_left=(newest.next_update_ms - now_ms) / 1000 if newest else None,
+            seconds_left=seconds_left,
             entries=newest.entries if newest else None,
             size=newest.size if newest else None,
             next_build_ms=state.due_at_ms(self.settings),
             waiting=state.changed_at_ms is not None,
             failures=state.failures,
             last_error=state.last_error,
+            late=seconds_left is None or seconds_left < self.settings.alarm_left_s,
+            delta_number=delta.number if delta else None,
+            delta_size=delta.size if delta else None,
+            builder=lease.holder if lease else None,
+            building=lease.held if lease else False,
         )

@@ -41,9 +41,34 @@ class CrlSettings(Settings):
     back_off_max_s: float = Field(default=60.0, gt=0)
     """The longest wait after a failure."""
 
+    delta: bool = True
+    """Whether each CRL after the first comes with a delta CRL: what changed since a full CRL of up to `life_s` ago."""
+
+    lease_s: float = Field(default=15.0, ge=1, le=600)
+    """How long a builder may show no life before another one takes over what it builds."""
+
+    alarm_s: int | None = Field(default=None, ge=1)
+    """With how much of its life left a CRL turns readiness and alerts red. Left out: half of `life_s`, or half of what
+    remains of it when the next CRL is due, whichever is less."""
+
+    directory: str | None = None
+    """A directory that every CRL, delta and authority certificate is written to as well, for a web server or a CDN to
+    serve: `crl/AUTHORITY/PARTITION.crl`, `ca/AUTHORITY.cer`. Relative to the settings file; left out: none."""
+
+    second_parser_max_bytes: int = Field(default=64 << 20, ge=0)
+    """Up to which size a CRL is also read by a second parser before it is published; the strict one reads every CRL."""
+
+    keep_bytes: int = Field(default=4 << 30, ge=1 << 20)
+    """How much the CRLs kept of one partition may have together; older ones go first, the newest two never."""
+
     keep: int = Field(default=168, ge=2)
     """How many CRLs of each partition the store keeps; older ones are removed as new ones come (their numbers and
     digests stay in the audit record)."""
+
+    @property
+    def alarm_left_s(self) -> int:
+        """With how many seconds left a CRL is late: `alarm_s`, or what its docstring says."""
+        return self.alarm_s or max(1, min(self.life_s // 2, (self.life_s - self.period_s) // 2))
 
     @model_validator(mode="after")
     def _freshness(self) -> Self:
@@ -59,6 +84,9 @@ class CrlSettings(Settings):
         ):
             if value >= getattr(self, bound):
                 raise ValueError(f"{name} is {value}; it must be less than {bound} ({getattr(self, bound)})")
+        if self.alarm_s is not None and self.alarm_s >= self.life_s - self.period_s:
+            left_s = self.life_s - self.period_s
+            raise ValueError(f"alarm_s is {self.alarm_s}; every CRL is that old when the next is due ({left_s} s left)")
         if self.back_off_first_s > self.back_off_max_s:
             raise ValueError("back_off_first_s must not be more than back_off_max_s")
         return self

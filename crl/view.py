@@ -1,4 +1,5 @@
-"""Reads a CRL as an outsider would: `cryptography` and a small walk over the DER. Shares no code with the builder.
+"""Reads a CRL as an outsider would: a strict compiled reader, and `cryptography` beside it. Shares no code with the
+builder.
 
 Pure. Knows RFC 5280 §5; not what any particular CRL should say (`crl.check`).
 """
@@ -6,7 +7,7 @@ Pure. Knows RFC 5280 §5; not what any particular CRL should say (`crl.check`).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final, Protocol
 
 from cryptography import x509
 
@@ -15,8 +16,24 @@ from core.asn1 import der
 from core.asn1.x509 import public_key_of_certificate, split_signed
 from core.clock import from_datetime
 from core.errors import Malformed
+from crl._reader import Listing
 
-_KNOWN_CRITICAL: Final = frozenset({oids.ISSUING_DISTRIBUTION_POINT, oids.DELTA_CRL_INDICATOR})
+#: Past this the second parser is left out, unless the caller says otherwise: it holds up the process meanwhile.
+SECOND_PARSER_MAX_BYTES: Final = 64 << 20
+#: Up to how many entries the two readers are held against each other one by one.
+_COMPARED_ENTRIES: Final = 20_000
+
+_SM3_WITH_SM2: Final = bytes.fromhex("300a06082a811ccf55018375"), bytes.fromhex("300c06082a811ccf550183750500")
+_AKI, _NUMBER, _IDP, _DELTA, _FRESHEST = (bytes.fromhex(f"551d{n:02x}") for n in (35, 20, 28, 27, 46))
+_CRITICAL: Final = frozenset({_IDP, _DELTA})
+
+_SAYS: Final = {
+    "crl_duplicate": "serial {0:x} is listed twice",
+    "crl_unsorted": "entry {0:x} is not in ascending order",
+    "crl_entry_critical": "entry {0:x} has a critical extension",
+    "crl_time_form": "a time is not in the form that its year asks for (entry {0:x})",
+    "crl_serial": "an entry's serial is {0:x}",
+}
 
 #: What reading raises of `cryptography`'s own and of ours.
 _UNREADABLE: Final = (
@@ -28,34 +45,40 @@ _UNREADABLE: Final = (
 )
 
 
-def listed(revoked_s: int, reason: int) -> int:
-    """What a CRL says of one serial, as one number: `reason` 0 where it gives none.
+class Readable(Protocol):
+    """A CRL's bytes, or what gives them by the buffer protocol."""
 
-    A dict of numbers is nothing to Python's garbage collector, where one of a hundred thousand objects would stop the
-    event loop for as long as it takes to walk them.
-    """
-    return revoked_s << 8 | reason
+    def __len__(self) -> int: ...
+
+    def __buffer__(self, flags: int, /) -> memoryview: ...
 
 
 @dataclass(frozen=True, slots=True)
 class CrlView:
-    """What a CRL says. `idp`: the extension's value as it stands there.
+    """What a CRL says. `idp`: the extension's value as it stands there; `tbs`: (start, end) in the CRL.
 
-    `entries`: by serial, in the CRL's order, each as `listed` makes it.
-
-    `faults`: what is wrong with it whoever issued it, as (code, detail).
+    `base_number`: None for a full CRL. `faults`: what is wrong with it whoever issued it, as (code, detail).
     """
 
     issuer: bytes
     issuer_text: str
     key_identifier: bytes | None
     number: int | None
+    base_number: int | None
     idp: bytes | None
     idp_url: str | None
+    freshest_url: str | None
     this_update_ms: int
     next_update_ms: int | None
-    entries: dict[int, int]
+    tbs: tuple[int, int]
+    signature: bytes
+    entries: Listing
     faults: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def comparable(self) -> bool:
+        """Whether its entries are in order, as every comparison takes them to be."""
+        return not any(code in ("crl_unsorted", "crl_duplicate") for code, _ in self.faults)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +89,6 @@ class IssuerView:
     key_identifier: bytes | None
     public_key: bytes
     not_after_ms: int
-
-
-class _Raw(NamedTuple):
-    issuer: bytes
-    idp: bytes | None
-    faults: list[tuple[str, str]]
 
 
 def read_issuer(certificate: bytes) -> IssuerView:
@@ -96,83 +113,129 @@ def read_issuer(certificate: bytes) -> IssuerView:
     )
 
 
-def read_crl(crl: bytes) -> CrlView:
-    """The CRL, its faults noted. Raises Malformed (code "crl") where it cannot be read at all."""
+def read_crl(crl: Readable, *, second_max_bytes: int = SECOND_PARSER_MAX_BYTES) -> CrlView:
+    """The CRL, its faults noted. Raises Malformed (code "crl") where it cannot be read at all.
+
+    second_max_bytes: up to which size `cryptography` reads it, too.
+    """
     try:
-        raw = _walk(crl)
-        parsed = x509.load_der_x509_crl(crl)
-        extensions = list(parsed.extensions)
-        entries, faults = _entries(parsed)
-        issuer_text = parsed.issuer.rfc4514_string()
-        next_update = parsed.next_update_utc
+        listing = Listing(crl)
+        values = {oid: value for oid, _, value in listing.extensions or ()}
+        faults = [(code, _SAYS[code].format(serial)) for code, serial in listing.faults]
+        faults += _envelope_faults(listing)
+        aki, number, base = values.get(_AKI), values.get(_NUMBER), values.get(_DELTA)
+        idp, freshest = values.get(_IDP), values.get(_FRESHEST)
+        view = CrlView(
+            issuer=listing.issuer,
+            issuer_text="another name",
+            key_identifier=None if aki is None else _key_identifier(aki),
+            number=None if number is None else _integer(number),
+            base_number=None if base is None else _integer(base),
+            idp=idp,
+            idp_url=None if idp is None else _idp_url(idp),
+            freshest_url=None if freshest is None else _freshest_url(freshest),
+            this_update_ms=listing.this_update_ms,
+            next_update_ms=listing.next_update_ms,
+            tbs=listing.tbs,
+            signature=listing.signature,
+            entries=listing,
+            faults=faults,
+        )
+        return view if len(crl) > second_max_bytes else _second_opinion(view, bytes(crl))
     except _UNREADABLE as error:
         raise Malformed(f"not a CRL: {error}", code="crl") from error
-    faults = raw.faults + faults + _extension_faults(extensions)
-    values = {type(extension.value): extension.value for extension in extensions}
-    key = values.get(x509.AuthorityKeyIdentifier)
-    number = values.get(x509.CRLNumber)
-    return CrlView(
-        issuer=raw.issuer,
-        issuer_text=issuer_text,
-        key_identifier=key.key_identifier if isinstance(key, x509.AuthorityKeyIdentifier) else None,
-        number=number.crl_number if isinstance(number, x509.CRLNumber) else None,
-        idp=raw.idp,
-        idp_url=_url(values.get(x509.IssuingDistributionPoint)),
-        this_update_ms=from_datetime(parsed.last_update_utc),
-        next_update_ms=None if next_update is None else from_datetime(next_update),
-        entries=entries,
-        faults=faults,
-    )
 
 
-def _walk(crl: bytes) -> _Raw:
-    """What `cryptography` does not give as it stands: version, algorithms, issuer, the IDP's bytes."""
-    signed = split_signed(crl)
-    outer = der.Reader(signed.tbs)
-    tbs = outer.enter(der.SEQUENCE)
-    outer.finish()
-    faults: list[tuple[str, str]] = []
-    if tbs.peek() != der.INTEGER or tbs.integer() != 1:
+def read_signed(crl: bytes) -> CrlView:
+    """A CRL whose every other part was read before it was signed: by the strict reader alone. Raises Malformed."""
+    return read_crl(crl, second_max_bytes=-1)
+
+
+def _envelope_faults(listing: Listing) -> list[tuple[str, str]]:
+    faults = []
+    if listing.version != 1:
         faults.append(("crl_version", "it is not a version 2 CRL"))
-    algorithm = tbs.take_tlv(der.SEQUENCE)
-    if not signed.is_sm2 or algorithm != signed.algorithm:
+    inner, outer = listing.algorithms
+    if inner != outer or inner not in _SM3_WITH_SM2:
         faults.append(("crl_algorithm", "its algorithm is not SM2 with SM3, inside and outside alike"))
-    issuer = tbs.take_tlv(der.SEQUENCE)
-    while tbs and tbs.peek() != der.context(0):
-        tbs.take_tlv()  # thisUpdate, nextUpdate, revokedCertificates
-    idp = None
-    if tbs:
-        extensions = tbs.enter(der.context(0)).enter(der.SEQUENCE)
-        while extensions:
-            extension = extensions.enter(der.SEQUENCE)
-            if extension.take_tlv(der.OBJECT_IDENTIFIER) == _IDP_OID:
-                if extension.peek() == der.BOOLEAN:
-                    extension.take_tlv()
-                idp = extension.take(der.OCTET_STRING)
-    return _Raw(issuer, idp, faults)
+    for oid, critical, _ in listing.extensions or ():
+        if critical != (oid in _CRITICAL):
+            faults.append(("crl_critical", f"extension {oid.hex()} is {'' if critical else 'not '}critical"))
+    return faults
 
 
-_IDP_OID: Final = bytes.fromhex("0603551d1c")
+def _integer(value: bytes) -> int:
+    reader = der.Reader(value)
+    number = reader.integer()
+    reader.finish()
+    return number
 
 
-def _entries(parsed: x509.CertificateRevocationList) -> tuple[dict[int, int], list[tuple[str, str]]]:
-    entries: dict[int, int] = {}
-    faults: list[tuple[str, str]] = []
-    last = 0
+def _key_identifier(value: bytes) -> bytes | None:
+    body = der.Reader(value).enter(der.SEQUENCE)
+    return body.take(0x80) if body.peek() == 0x80 else None
+
+
+def _one_uri(name: der.Reader) -> str | None:
+    """The URI of a DistributionPointName of one URI; None for any other."""
+    if name.peek() != der.context(0):
+        return None
+    names = name.enter(der.context(0))
+    uri = names.take(0x86).decode("ascii") if names.peek() == 0x86 else None
+    return None if names else uri
+
+
+def _idp_url(value: bytes) -> str | None:
+    """The one URI of an IDP that covers every kind of certificate and reason; None for any other (RFC 5280 §5.2.5)."""
+    body = der.Reader(value).enter(der.SEQUENCE)
+    if body.peek() != der.context(0):
+        return None
+    url = _one_uri(body.enter(der.context(0)))
+    return None if body else url
+
+
+def _freshest_url(value: bytes) -> str | None:
+    points = der.Reader(value).enter(der.SEQUENCE)
+    point = points.enter(der.SEQUENCE)
+    if points or point.peek() != der.context(0):
+        return None
+    return _one_uri(point.enter(der.context(0)))
+
+
+def _second_opinion(view: CrlView, crl: bytes) -> CrlView:
+    """The view where `cryptography` reads the same; else one with a fault that says what it reads otherwise."""
+    parsed = x509.load_der_x509_crl(crl)
+    extensions = {type(extension.value): extension.value for extension in parsed.extensions}
+    key = extensions.get(x509.AuthorityKeyIdentifier)
+    number = extensions.get(x509.CRLNumber)
+    base = extensions.get(x509.DeltaCRLIndicator)
+    next_update = parsed.next_update_utc
+    same = {
+        "thisUpdate": from_datetime(parsed.last_update_utc) == view.this_update_ms,
+        "nextUpdate": (None if next_update is None else from_datetime(next_update)) == view.next_update_ms,
+        "AKI": (key.key_identifier if isinstance(key, x509.AuthorityKeyIdentifier) else None) == view.key_identifier,
+        "number": (number.crl_number if isinstance(number, x509.CRLNumber) else None) == view.number,
+        "base": (base.crl_number if isinstance(base, x509.DeltaCRLIndicator) else None) == view.base_number,
+        "entries": _same_entries(view.entries, parsed),
+    }
+    faults = [("crl_readers", f"two readers differ on its {what}") for what, agrees in same.items() if not agrees]
+    values = {name: getattr(view, name) for name in CrlView.__dataclass_fields__}
+    values |= {"issuer_text": parsed.issuer.rfc4514_string(), "faults": view.faults + faults}
+    return CrlView(**values)
+
+
+def _same_entries(listing: Listing, parsed: x509.CertificateRevocationList) -> bool:
+    if len(listing) != len(parsed):
+        return False
+    if len(listing) > _COMPARED_ENTRIES:
+        return True
+    theirs = []
     for entry in parsed:
-        serial, reason = entry.serial_number, 0
-        for extension in entry.extensions:
-            if isinstance(extension.value, x509.CRLReason):
-                reason = _REASON_CODES[extension.value.reason]
-            if extension.critical:
-                faults.append(("crl_entry_critical", f"entry {serial:x} has a critical extension"))
-        if serial in entries:
-            faults.append(("crl_duplicate", f"serial {serial:x} is listed twice"))
-        elif serial <= last:
-            faults.append(("crl_unsorted", f"entry {serial:x} is not in ascending order"))
-        last = serial
-        entries[serial] = listed(int(entry.revocation_date_utc.timestamp()), reason)
-    return entries, faults[:10]
+        reason = next(
+            (_REASON_CODES[e.value.reason] for e in entry.extensions if isinstance(e.value, x509.CRLReason)), 0
+        )
+        theirs.append((entry.serial_number, int(entry.revocation_date_utc.timestamp()), reason))
+    return theirs == [row[:3] for row in listing.rows()]
 
 
 #: RFC 5280 §5.3.1.
@@ -190,27 +253,15 @@ _REASON_CODES: Final = {
 }
 
 
-def _extension_faults(extensions: list[x509.Extension[x509.ExtensionType]]) -> list[tuple[str, str]]:
-    faults = []
-    for extension in extensions:
-        oid = extension.oid.dotted_string
-        if extension.critical and oid not in _KNOWN_CRITICAL:
-            faults.append(("crl_critical", f"extension {oid} is critical"))
-        if not extension.critical and oid in _KNOWN_CRITICAL:
-            faults.append(("crl_critical", f"extension {oid} is not critical"))
-    return faults
-
-
-def _url(idp: x509.ExtensionType | None) -> str | None:
-    """The one URI of an IDP that covers every kind of certificate and reason; None for any other."""
-    if not isinstance(idp, x509.IssuingDistributionPoint) or idp.full_name is None or len(idp.full_name) != 1:
+def distribution_points(certificate: bytes) -> list[bytes] | None:
+    """The DistributionPointNames of a certificate's CRLDP, with their [0]; None where it has none or cannot be read."""
+    try:
+        parsed = x509.load_der_x509_certificate(certificate)
+        value = parsed.extensions.get_extension_for_oid(x509.ObjectIdentifier(oids.CRL_DISTRIBUTION_POINTS)).value
+        points = der.Reader(value.public_bytes()).enter(der.SEQUENCE)
+        names = []
+        while points:
+            names.append(points.enter(der.SEQUENCE).take_tlv())
+    except (*_UNREADABLE, x509.ExtensionNotFound):
         return None
-    partial = (
-        idp.only_contains_user_certs
-        or idp.only_contains_ca_certs
-        or idp.only_contains_attribute_certs
-        or idp.indirect_crl
-        or idp.only_some_reasons is not None
-    )
-    name = idp.full_name[0]
-    return name.value if isinstance(name, x509.UniformResourceIdentifier) and not partial else None
+    return names

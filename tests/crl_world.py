@@ -51,21 +51,21 @@ class SetClock:
 class KeySigner:
     """A core.ports.Signer over a native key. `refusal`: what it raises instead of signing, where set."""
 
-    def __init__(self, key_id: str = "issuing") -> None:
-        self._key = sm2.PrivateKey.generate()
+    def __init__(self, key_id: str = "issuing", *, key: sm2.PrivateKey | None = None) -> None:
+        self._key = key or sm2.PrivateKey.generate()
         self.key_id = key_id
         self.public_key = self._key.public_key.to_bytes()
         self.signed: list[bytes] = []
         self.refusal: Exception | None = None
 
-    def sign_now(self, message: bytes) -> bytes:
+    def sign_now(self, message: bytes | memoryview) -> bytes:
         """The DER signature."""
         return sm2.signature_to_der(self._key.sign(message, user_id=sm2.DEFAULT_ID))
 
-    async def sign(self, message: bytes) -> bytes:
+    async def sign(self, message: bytes | memoryview) -> bytes:
         if self.refusal is not None:
             raise self.refusal
-        self.signed.append(message)
+        self.signed.append(bytes(message))
         return self.sign_now(message)
 
 

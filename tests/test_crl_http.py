@@ -167,7 +167,7 @@ async def test_what_is_not_there(client: Client) -> None:
     for path in ("/crl/issuing/2.crl", "/crl/nobody/0.crl"):
         response = await client.get(path)
         assert (response.status, response.body.decode()) == (404, "crl_unknown")
-    for path in ("/crl/issuing/0-delta.crl", "/crl/issuing/00.crl", "/crl/issuing/-1.crl", "/crl/a%2Fb/0.crl"):
+    for path in ("/crl/issuing/2-delta.crl", "/crl/issuing/00.crl", "/crl/issuing/-1.crl", "/crl/a%2Fb/0.crl"):
         assert (await client.get(path)).status == 404
     await client.world.add_authority("second")
     await client.service.build("second", 0)
@@ -187,3 +187,41 @@ async def test_a_store_that_is_down_does_not_take_a_good_crl_away(
     assert (await client.get("/crl/issuing/1.crl")).status == 503
     client.clock.now_ms = (await client.world.newest()).next_update_ms + 1000
     assert (await client.get()).status == 503
+
+
+async def test_the_delta_beside_its_full_crl(client: Client) -> None:
+    assert (await client.get("/crl/issuing/0-delta.crl")).status == 404  # the first CRL has none
+    await client.world.issue(7)
+    client.clock.advance(5)
+    await client.world.revoke(7)
+    await client.service.build("issuing", 0)
+    delta = await client.get("/crl/issuing/0-delta.crl")
+    full = await client.get()
+    assert (delta.status, full.status) == (200, 200)
+    assert delta.headers["Content-Type"] == "application/pkix-crl"
+    assert number_of(delta.body) == number_of(full.body) == 2
+    assert list(listed(delta.body)) == [7]
+    assert delta.headers["ETag"] != full.headers["ETag"]
+    assert (await client.get("/crl/issuing/0-delta.crl", If_None_Match=delta.headers["ETag"])).status == 304
+    assert (await client.get("/crl/issuing/1-delta.crl")).status == 503
+
+
+async def test_gzip_for_who_asks_and_where_it_helps(client: Client) -> None:
+    whole = await client.get(Accept_Encoding="gzip")
+    assert "Content-Encoding" not in whole.headers, "a small one gains nothing"
+    serials = [(i << 100) + i for i in range(1, 60)]
+    await client.world.issue(*serials)
+    await client.world.revoke(*serials)
+    client.clock.advance(5)
+    await client.service.build("issuing", 0)
+    plain = await client.get(Accept_Encoding="identity")
+    squeezed = await client.get(Accept_Encoding="br;q=1.0, gzip;q=0.8")
+    assert (plain.body, "Content-Encoding" in plain.headers) == (squeezed.body, False)
+    assert squeezed.headers["Content-Encoding"] == "gzip"
+    assert int(squeezed.headers["Content-Length"]) < len(plain.body) / 2
+    assert plain.headers["Vary"] == squeezed.headers["Vary"] == "Accept-Encoding"
+    assert plain.headers["ETag"] != squeezed.headers["ETag"]
+    again = await client.get(Accept_Encoding="gzip", If_None_Match=squeezed.headers["ETag"])
+    assert again.status == 304
+    for headers in ({"Accept_Encoding": "gzip;q=0"}, {"Accept_Encoding": "gzip", "Range": "bytes=0-9"}):
+        assert "Content-Encoding" not in (await client.get(**headers)).headers

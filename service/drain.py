@@ -11,29 +11,28 @@ import asyncio
 
 
 class Drain:
-    """See the module; only the event-loop thread touches it."""
+    """See the module; only the event-loop thread touches it. A request counts itself in `under_way`."""
 
     def __init__(self) -> None:
-        self._under_way = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self.under_way = 0
         self.draining = False
+        self._idle = asyncio.Event()
 
-    def __enter__(self) -> None:
-        self._under_way += 1
-        self._idle.clear()
-
-    def __exit__(self, *_: object) -> None:
-        self._under_way -= 1
-        if self._under_way == 0:
+    def end(self) -> None:
+        """A request has ended."""
+        self.under_way -= 1
+        if self.draining and self.under_way == 0:
             self._idle.set()
 
     async def wait(self, timeout_s: float) -> int:
         """Waits until nothing is under way, at most `timeout_s`; returns how many requests were left."""
         self.draining = True
+        if self.under_way == 0:
+            return 0
+        self._idle.clear()
         try:
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
         except TimeoutError:
-            return self._under_way
+            return self.under_way
         return 0

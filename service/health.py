@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 
 from core.asn1.x509 import load_certificate
@@ -14,6 +14,7 @@ from core.clock import from_datetime
 from core.errors import QianyanError, Unavailable
 from core.store import authorities, counters
 from service.node import Node
+from service.tls import ListenerCertificate
 from signer.engine.sdf.device import DeviceState
 
 
@@ -37,6 +38,10 @@ class Report:
         """Whether requests may come."""
         return all(check.ok for check in self.checks)
 
+    def ready_but_for(self, ignored: Collection[str]) -> bool:
+        """The same where checks of these names do not count: for who must not take every node away at once."""
+        return all(check.ok or check.name in ignored for check in self.checks)
+
     def as_json(self) -> dict[str, object]:
         """For the answer's body."""
         return {
@@ -48,8 +53,9 @@ class Report:
 class Health:
     """Runs the checks against an open node."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, tls: ListenerCertificate | None = None) -> None:
         self._node = node
+        self._tls = tls
 
     async def report(self) -> Report:
         """Every check, each one run whatever the others say."""
@@ -62,6 +68,8 @@ class Health:
         ]
         if self._node.hsm is not None:
             checks.append(("hsm", self._hsm))
+        if self._tls is not None:
+            checks.append(("tls", self._listener_certificate))
         results = []
         for name, run in checks:
             try:
@@ -69,6 +77,10 @@ class Health:
             except QianyanError as error:
                 results.append(Check(name, False, error.detail))
         return Report(tuple(results))
+
+    async def _listener_certificate(self) -> str:
+        assert self._tls is not None
+        return self._tls.note()
 
     async def _store(self) -> str:
         await self._node.follower.ensure_current()
@@ -123,5 +135,11 @@ class Health:
                     f"no current CRL for {scope.authority_id}/{scope.partition}: see the log, or qianyan crl build",
                     code="crl_stale",
                 )
-            left.append((scope.next_update_ms - self._node.clock()) // 1000)
+            left_s = (scope.next_update_ms - self._node.clock()) // 1000
+            if scope.late:
+                raise Unavailable(
+                    f"the CRL {scope.authority_id}/{scope.partition} has {left_s} s left and no successor: see the log",
+                    code="crl_late",
+                )
+            left.append(left_s)
         return f"{len(left)} current, the shortest for {min(left, default=0)} s more"

@@ -6,6 +6,7 @@ file was broken off, and is refused with what to remove.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,8 @@ class InstallOptions:
     private_port: int = 8443
     private_tls: str = "on"
     public_url: str | None = None
+    store_url: str | None = None
+    store_password_file: str | None = None
     partitions: int = 1
     status_index_oid: str = STATUS_INDEX_DEFAULT
 
@@ -51,6 +54,14 @@ class InstallOptions:
     def url(self) -> str:
         """What certificates point relying parties to."""
         return (self.public_url or f"http://{self.public_host}:{self.public_port}").rstrip("/")
+
+    @property
+    def store(self) -> dict[str, str]:
+        """The settings of `[store]`."""
+        if self.store_url is None:
+            return {"path": "store.sqlite3"}
+        password = {} if self.store_password_file is None else {"password_file": self.store_password_file}
+        return {"url": self.store_url, **password}
 
     def plan(self) -> HierarchyPlan:
         """Names, lives and partitions of the authorities."""
@@ -86,6 +97,11 @@ def refuse_existing(directory: Path) -> None:
         )
 
 
+def _toml(values: dict[str, str]) -> str:
+    """Settings as lines; a JSON string is a TOML string."""
+    return "\n".join(f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in values.items())
+
+
 def _settings_text(options: InstallOptions) -> str:
     passphrase = '\npassphrase_file = "passphrase"' if options.demo else ""
     return f"""\
@@ -93,7 +109,7 @@ def _settings_text(options: InstallOptions) -> str:
 # Paths are relative to this file.
 
 [store]
-path = "store.sqlite3"
+{_toml(options.store)}
 
 [keys]
 directory = "keys"{passphrase}
@@ -136,24 +152,24 @@ async def install(options: InstallOptions, passphrase: bytearray | None, actor: 
             "public": {"host": options.public_host, "port": options.public_port},
             "private": {"host": options.private_host, "port": options.private_port, "tls": options.private_tls},
             "issuance": {"public_url": options.url},
+            "store": options.store,
         }
     )
     loaded = Loaded(settings, directory / DEFAULT_FILE)
     directory.mkdir(parents=True, exist_ok=True)
-    loaded.path(settings.keys.directory).mkdir(mode=0o700)
-    if passphrase is None:
-        passphrase = bytearray(make_token().encode())
-        write_new(directory / "passphrase", passphrase + b"\n", mode=0o600, replace=True)
-    keystore = KeyStore(loaded.path(settings.keys.directory), passphrase, settings.keys)
-    csr_path = None
+    database = await create_database(loaded.store)  # first: what is most often wrong about it leaves nothing behind
     try:
-        database = await create_database(loaded.store_url)
+        loaded.path(settings.keys.directory).mkdir(mode=0o700)
+        if passphrase is None:
+            passphrase = bytearray(make_token().encode())
+            write_new(directory / "passphrase", passphrase + b"\n", mode=0o600, replace=True)
+        keystore = KeyStore(loaded.path(settings.keys.directory), passphrase, settings.keys)
         try:
             csr_path = await _fill(options, loaded, database, keystore, actor)
         finally:
-            await database.close()
+            keystore.close()
     finally:
-        keystore.close()
+        await database.close()
     if options.private_tls == "on":
         _write_tls(options)
     write_new(loaded.file, _settings_text(options).encode())
@@ -172,20 +188,25 @@ async def _fill(
         write_new(csr_path, csr)
     else:
         await create_hierarchy(database, keystore, options.plan(), system_clock, actor)
+    await _add_keys(options, loaded, database, keystore, actor)
     if options.demo:
-        await _add_demo_key(loaded, database, keystore, actor)
         token = await create_token(database, DEMO_KEY, SCOPES, actor)
         write_new(options.directory / "demo-token", token.encode() + b"\n", mode=0o600)
     return csr_path
 
 
-async def _add_demo_key(loaded: Loaded, database: Database, keystore: KeyStore, actor: str) -> None:
+async def _add_keys(
+    options: InstallOptions, loaded: Loaded, database: Database, keystore: KeyStore, actor: str
+) -> None:
+    """The key that signs the audit record's checkpoints and, for a demonstration, one for data."""
     follower = await FeedFollower.start(database)
     try:
         engine = SigningEngine(database, follower, keystore, loaded.settings.engine, system_clock)
         await engine.start()
         try:
-            await engine.create_key(DEMO_KEY, KeyPurpose.DATA, "demonstration", actor)
+            await engine.create_key(loaded.settings.audit.key, KeyPurpose.AUDIT, "service", actor)
+            if options.demo:
+                await engine.create_key(DEMO_KEY, KeyPurpose.DATA, "demonstration", actor, callers=["*"])
         finally:
             await engine.close()
     finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,38 +29,54 @@ class Listening:
 
 @dataclass(frozen=True, slots=True)
 class Sockets:
-    """One worker's listening sockets."""
+    """One worker's listening sockets; None for a listener that it does not serve (server.private_workers)."""
 
-    public: socket.socket
-    private: socket.socket
+    public: socket.socket | None
+    private: socket.socket | None
 
     @property
     def descriptors(self) -> tuple[int, int]:
-        """Their file descriptors, public first; `inherited` takes them."""
-        return self.public.fileno(), self.private.fileno()
+        """Their file descriptors, public first, -1 for none; `inherited` takes them."""
+        return _descriptor(self.public), _descriptor(self.private)
 
     def close(self) -> None:
-        """Closes both."""
-        self.public.close()
-        self.private.close()
+        """Closes them."""
+        for bound in (self.public, self.private):
+            if bound is not None:
+                bound.close()
+
+
+def _descriptor(bound: socket.socket | None) -> int:
+    return -1 if bound is None else bound.fileno()
 
 
 def inherited(public: int, private: int) -> Sockets:
     """The sockets behind descriptors that a supervisor handed down."""
-    return Sockets(socket.socket(fileno=public), socket.socket(fileno=private))
+    return Sockets(*(None if one < 0 else socket.socket(fileno=one) for one in (public, private)))
 
 
 def bind(loaded: Loaded, workers: int = 1) -> list[Sockets]:
-    """Sockets for so many workers, listening. Raises SettingsError (code "address") naming the listener."""
+    """Sockets for so many workers, listening; the first ones have the private listener where some have it alone.
+
+    Raises SettingsError (code "address") naming the listener, or (code "private_workers").
+    """
     settings = loaded.settings
-    private = _bind("private", settings.private.host, settings.private.port, workers)
+    alone = settings.server.private_workers
+    if alone >= workers:
+        raise SettingsError(
+            f"server.private_workers = {alone} leaves no worker for the public listener: serve --workers {alone + 1}",
+            code="private_workers",
+        )
+    private = _bind("private", settings.private.host, settings.private.port, alone or workers)
     try:
-        public = _bind("public", settings.public.host, settings.public.port, workers)
+        public = _bind("public", settings.public.host, settings.public.port, workers - alone)
     except SettingsError:
         for bound in private:
             bound.close()
         raise
-    return [Sockets(*pair) for pair in zip(public, private, strict=True)]
+    if not alone:
+        return [Sockets(*pair) for pair in zip(public, private, strict=True)]
+    return [*(Sockets(None, bound) for bound in private), *(Sockets(bound, None) for bound in public)]
 
 
 def _bind(name: str, host: str, port: int, copies: int) -> list[socket.socket]:
@@ -94,13 +111,13 @@ def _bind(name: str, host: str, port: int, copies: int) -> list[socket.socket]:
     return made
 
 
-def describe(loaded: Loaded, sockets: Sockets) -> Listening:
+def describe(loaded: Loaded, workers: Sequence[Sockets]) -> Listening:
     """The URLs of bound sockets."""
     settings = loaded.settings
     scheme = "https" if settings.private.tls == "on" else "http"
-    return Listening(
-        _url("http", settings.public.host, sockets.public), _url(scheme, settings.private.host, sockets.private)
-    )
+    public = next(one.public for one in workers if one.public is not None)
+    private = next(one.private for one in workers if one.private is not None)
+    return Listening(_url("http", settings.public.host, public), _url(scheme, settings.private.host, private))
 
 
 def _url(scheme: str, host: str, bound: socket.socket) -> str:

@@ -1,7 +1,9 @@
-"""What every request passes: an id, who calls, errors as problem documents, metrics, one log line.
+"""What every request passes: an id, who calls and within what limits, errors as problem documents, metrics, one log
+line.
 
-One middleware, because each layer of them costs a task switch on the hot path. Metric labels are the route's pattern,
-the status and nothing that a client chooses.
+One middleware, because each layer of them costs a task switch on the hot path; nor is it cut into coroutines, each of
+which would cost as much as all that it does. Metric labels are the route's pattern, the status and nothing that a
+client chooses.
 """
 
 from __future__ import annotations
@@ -9,20 +11,25 @@ from __future__ import annotations
 import itertools
 import secrets
 import time
+from typing import Final
 
 import structlog
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
+from multidict import istr
 
-from core.errors import QianyanError
+from core.errors import Busy, QianyanError
 from core.http import CALLER
 from service import problems
+from service.callers import Callers
 from service.drain import Drain
+from service.guard import Guard
 from service.metrics import HttpMetrics
-from service.tokens import TokenBook
 
 _log = structlog.get_logger("qianyan.http")
 _ID_CHARACTERS = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_.")
+#: As the headers' own dictionary compares names: a plain string would be folded on every request.
+_REQUEST_ID: Final = istr("X-Request-Id")
 
 
 class RequestIds:
@@ -34,67 +41,89 @@ class RequestIds:
 
     def of(self, request: web.Request) -> str:
         """The client's own `X-Request-Id` where it is harmless, else a new one."""
-        given = request.headers.get("X-Request-Id")
+        given = request.headers.get(_REQUEST_ID)
         if given is not None and len(given) <= 64 and given and _ID_CHARACTERS.issuperset(given):
             return given
         return f"{self._prefix}-{next(self._count):x}"
 
 
-def _pattern(request: web.Request) -> str:
-    resource = request.match_info.route.resource
-    return resource.canonical if resource is not None else "none"
+def _of_failure(error: Exception, request_id: str) -> web.Response:
+    """The answer to a request that failed; what is ours to mend goes to the log."""
+    if isinstance(error, QianyanError):
+        if problems.status_of(error) == 500:
+            _log.error("request_failed", request_id=request_id, kind=error.kind, code=error.code, exc_info=error)
+        return problems.of_error(error, request_id)
+    if isinstance(error, web.HTTPException):
+        return problems.of_http(error, request_id)
+    # Whatever it was, the client gets an answer and the log the cause.
+    _log.error("request_failed", request_id=request_id, exc_info=error)
+    return problems.render(error, request_id).response()
 
 
 def make_middleware(
     listener: str,
     metrics: HttpMetrics,
     drain: Drain,
+    guard: Guard,
     *,
-    book: TokenBook | None = None,
+    callers: Callers | None = None,
     log_requests: bool = False,
 ) -> Middleware:
-    """The middleware of one listener. `book`: admits callers (private listener); None where nobody is asked."""
-    ids = RequestIds()
-
-    async def answer(request: web.Request, handler: Handler, request_id: str) -> web.StreamResponse:
-        try:
-            if book is not None:
-                caller = await book.caller(request.headers.get("Authorization"))
-                if caller is not None:
-                    request[CALLER] = caller
-            return await handler(request)
-        except QianyanError as error:
-            if problems.status_of(error) == 500:
-                _log.error("request_failed", request_id=request_id, kind=error.kind, code=error.code, exc_info=error)
-            return problems.of_error(error, request_id)
-        except web.HTTPException as error:
-            return problems.of_http(error, request_id)
-        except Exception as error:  # the outermost frame: whatever it was, the client gets an answer, the log the cause
-            _log.error("request_failed", request_id=request_id, exc_info=error)
-            return problems.of_unknown(request_id)
+    """The middleware of one listener. `callers`: whom it admits (private listener); None where nobody is asked."""
+    request_id_of = RequestIds().of
+    connection_of = guard.connections.get
+    series_of = metrics.listener(listener)
+    clock = time.perf_counter
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        began = time.perf_counter()
-        request_id = ids.of(request)
-        with drain:
-            response = await answer(request, handler, request_id)
+        began = clock()
+        request_id = request_id_of(request)
+        connection = connection_of(request.protocol)  # None: not a connection of the guard's (tests, a Unix socket)
+        if connection is not None:
+            connection.begin()
+        drain.under_way += 1
+        account = gate = None
+        response: web.StreamResponse
+        try:
+            if callers is not None:
+                if not callers.fresh(connection):
+                    await callers.refresh()
+                account = callers.account(request, connection)
+                if account is not None:
+                    request[CALLER] = account.caller
+                    if account.gate is not None:
+                        try:
+                            account.gate.enter()
+                        except Busy as error:
+                            account.refused[error.code] += 1
+                            raise
+                        gate = account.gate
+            response = await handler(request)
+        except Exception as error:  # the outermost frame
+            response = _of_failure(error, request_id)
+        finally:
+            drain.end()
+            if gate is not None:
+                gate.leave()
+            if connection is not None:
+                connection.end()
         if drain.draining:
             response.force_close()
-        response.headers["X-Request-Id"] = request_id
-        response.headers["Server"] = "qianyan"  # aiohttp would tell its version and Python's
-        seconds = time.perf_counter() - began
-        metrics.observe(listener, _pattern(request), response.status, seconds)
+        headers = response.headers
+        headers[_REQUEST_ID] = request_id
+        headers[hdrs.SERVER] = "qianyan"  # aiohttp would tell its version and Python's
+        seconds = clock() - began
+        series_of(request.match_info.route, response.status).count(seconds)
         if log_requests:
-            caller = request.get(CALLER)
             _log.info(
                 "request",
                 request_id=request_id,
                 method=request.method,
-                route=_pattern(request),
+                route=metrics.pattern(request.match_info.route),
                 status=response.status,
                 ms=round(seconds * 1000, 3),
-                caller=caller.id if caller else None,
+                caller=None if account is None else account.caller.id,
             )
         return response
 

@@ -6,6 +6,7 @@ ours becomes a 500 without a word of what it was.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
 
@@ -24,13 +25,18 @@ _STATUS: Final = {
     "unavailable": 503,
     "settings": 503,  # a device refuses every use of a key: right again when its settings are
 }
+#: A caller's own fault, not the service's: it is told so, and nobody need look at the service.
+_TOO_MANY: Final = frozenset({"caller_rate", "caller_quota", "caller_concurrency", "guessing", "key_rate"})
 _MEDIA_TYPE: Final = "application/problem+json"
+_INTERNAL: Final = "the request failed inside the service; its id is in the log"
 
 
 def status_of(error: QianyanError) -> int:
     """The HTTP status for an error of ours."""
     if isinstance(error, Denied):
         return 403 if error.authenticated else 401
+    if isinstance(error, Busy) and error.code in _TOO_MANY:
+        return 429
     return _STATUS.get(error.kind, 500)
 
 
@@ -49,26 +55,35 @@ def _document(status: int, code: str, detail: str | None, request_id: str, field
     return orjson.dumps(members)
 
 
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An answer to a request that failed; `fields` beside what every answer has."""
+
+    status: int
+    fields: dict[str, str]
+    body: bytes
+
+    def response(self) -> web.Response:
+        """As aiohttp sends it."""
+        return web.Response(status=self.status, body=self.body, headers=self.fields)
+
+
+def render(error: Exception, request_id: str) -> Problem:
+    """The answer to a request that ended in an error, ours or one that nobody foresaw (500, which says nothing)."""
+    status = status_of(error) if isinstance(error, QianyanError) else 500
+    fields = {"Content-Type": _MEDIA_TYPE}
+    if status == 500 or not isinstance(error, QianyanError):
+        return Problem(status, fields, _document(status, "internal", _INTERNAL, request_id))
+    if status == 401:
+        fields["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, (Busy, Unavailable)):
+        fields["Retry-After"] = str(error.retry_after_s or 1)
+    return Problem(status, fields, _document(status, error.code, error.detail, request_id, error.field))
+
+
 def of_error(error: QianyanError, request_id: str) -> web.Response:
     """The answer to a request that ended in an error of ours."""
-    status = status_of(error)
-    internal = status == 500
-    response = web.Response(
-        status=status,
-        body=_document(
-            status,
-            "internal" if internal else error.code,
-            "the request failed inside the service; its id is in the log" if internal else error.detail,
-            request_id,
-            error.field,
-        ),
-        content_type=_MEDIA_TYPE,
-    )
-    if status == 401:
-        response.headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, (Busy, Unavailable)):
-        response.headers["Retry-After"] = str(error.retry_after_s or 1)
-    return response
+    return render(error, request_id).response()
 
 
 def of_http(error: web.HTTPException, request_id: str) -> web.Response:
@@ -80,9 +95,3 @@ def of_http(error: web.HTTPException, request_id: str) -> web.Response:
         if name in error.headers:
             response.headers[name] = error.headers[name]
     return response
-
-
-def of_unknown(request_id: str) -> web.Response:
-    """The answer to a request that ended in an error that nobody foresaw."""
-    detail = "the request failed inside the service; its id is in the log"
-    return web.Response(status=500, body=_document(500, "internal", detail, request_id), content_type=_MEDIA_TYPE)

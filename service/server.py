@@ -13,7 +13,7 @@ import os
 import signal
 import ssl
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +24,16 @@ import uvloop
 from aiohttp import web
 
 from core.errors import SettingsError
-from service import maintenance, workers_metrics
+from core.store import heartbeat
+from service import audit_log, maintenance, workers_metrics
 from service.app import Applications, build_applications
+from service.client_certificates import trust
 from service.drain import Drain
+from service.guard import Guard, GuardedSite
 from service.listeners import Sockets
 from service.node import Node, open_node
 from service.settings import Loaded
+from service.wire.listener import Wire, WireSite
 
 #: What aiohttp's own shutdown gets after the drain, to write the last answers out.
 _AFTER_DRAIN_S: Final = 2.0
@@ -68,6 +72,7 @@ def _tls(loaded: Loaded) -> ssl.SSLContext | None:
         raise SettingsError(
             f"the private listener's certificate {certificate} or key {key} cannot be used: {error}", code="tls"
         ) from error
+    trust(context, private.client_certificates, [loaded.path(name) for name in private.client_ca])
     return context
 
 
@@ -77,6 +82,9 @@ async def _runner(application: web.Application, loaded: Loaded) -> web.AppRunner
         access_log=None,
         handle_signals=False,
         keepalive_timeout=loaded.settings.server.keepalive_timeout_s,
+        max_line_size=loaded.settings.server.max_header_field_bytes,
+        max_field_size=loaded.settings.server.max_header_field_bytes,
+        max_headers=loaded.settings.server.max_header_fields,
         shutdown_timeout=_AFTER_DRAIN_S,
         handler_cancellation=False,
     )
@@ -84,21 +92,16 @@ async def _runner(application: web.Application, loaded: Loaded) -> web.AppRunner
     return runner
 
 
-async def _first_requests(runners: list[web.AppRunner]) -> None:
+async def _first_requests(listeners: Sequence[Guard | Wire]) -> None:
     """Returns when every connection has sent a request, or has had its time to.
 
     A connection that was accepted a moment before the stop has its request on the way; closing it now would lose it.
     """
 
-    def silent() -> bool:
-        servers = [runner.server for runner in runners if runner.server is not None]
-        # aiohttp counts a connection's requests, and tells nobody in public.
-        return any(connection._request_count == 0 for server in servers for connection in server.connections)
-
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _FIRST_REQUEST_S
     await asyncio.sleep(_LOOK_EVERY_S)  # what the kernel has accepted becomes a connection in the loop's next turns
-    while silent() and loop.time() < deadline:  # noqa: ASYNC110 - aiohttp has no event for it
+    while any(listener.silent() for listener in listeners) and loop.time() < deadline:  # noqa: ASYNC110 - there is no event
         await asyncio.sleep(_LOOK_EVERY_S)
 
 
@@ -111,12 +114,17 @@ async def _listening(
     runners: list[web.AppRunner] = []
     try:
         sites: list[web.BaseSite] = []
-        for application, bound, context in (
-            (applications.private, sockets.private, tls),
-            (applications.public, sockets.public, None),
+        for application, bound, guard, wire, context in (
+            (applications.private, sockets.private, applications.private_guard, applications.private_wire, tls),
+            (applications.public, sockets.public, applications.public_guard, applications.wire, None),
         ):
+            if bound is None:  # another worker's listener
+                continue
             runners.append(await _runner(application, loaded))
-            sites.append(web.SockSite(runners[-1], bound, ssl_context=context))
+            if wire is None:
+                sites.append(GuardedSite(runners[-1], bound, guard, ssl_context=context))
+            else:
+                sites.append(WireSite(runners[-1], bound, wire, ssl_context=context))
         if role.run_directory is not None:
             runners.append(await _runner(applications.internal, loaded))
             path = workers_metrics.socket_path(role.run_directory, role.slot, os.getpid())
@@ -128,11 +136,19 @@ async def _listening(
         _log.info("stopping", slot=role.slot)
         for site in [site for runner in runners for site in runner.sites]:
             await site.stop()
-        await _first_requests(runners)
+        guards = (applications.private_guard, applications.public_guard)
+        wires = [wire for wire in (applications.private_wire, applications.wire) if wire is not None]
+        await _first_requests([*guards, *wires])
+        for wire in wires:
+            await wire.finish(loaded.settings.server.stop_timeout_s)
         left = await drain.wait(loaded.settings.server.stop_timeout_s)
         if left:
             _log.warning("requests_unanswered", count=left, after_s=loaded.settings.server.stop_timeout_s)
+        for wire in wires:
+            wire.close()
         await asyncio.gather(*(runner.cleanup() for runner in runners))
+        for guard in guards:
+            guard.stop()
         if role.run_directory is not None:
             workers_metrics.socket_path(role.run_directory, role.slot, os.getpid()).unlink(missing_ok=True)
 
@@ -141,14 +157,28 @@ async def _serve_node(
     node: Node, sockets: Sockets, role: Role, stop: asyncio.Event, announce: Callable[[], None]
 ) -> None:
     drain = Drain()
+    if role.run_directory is not None:
+        node.callers.share(role.run_directory)
     applications = build_applications(node, drain, role.slot, role.restarts, role.run_directory)
     background: set[asyncio.Task[None]] = set()
     if role.leader:
+        publishers = node.directory.publishers()  # a secret that is missing stops the start
         await node.crl.build_outstanding()
         background = {
             asyncio.create_task(node.crl.run(stop), name="crl"),
+            asyncio.create_task(node.status_set.run(stop), name="status_set"),
+            asyncio.create_task(node.directory.run(stop, publishers), name="directory"),
             asyncio.create_task(maintenance.run(node, stop), name="maintenance"),
+            asyncio.create_task(node.desk.keeper.run(stop), name="kmc"),
+            asyncio.create_task(audit_log.run(node, stop), name="audit"),
         }
+    if role.leader and node.database.target.settings.heartbeat_s:
+        background.add(asyncio.create_task(heartbeat.run(node.database, node.clock, stop), name="heartbeat"))
+    if role.leader and node.presigner is not None and node.loaded.settings.ocsp.presign_per_s:
+        background.add(asyncio.create_task(node.presigner.run(stop), name="presign"))
+    if node.hsm_maintenance is not None:
+        background.add(asyncio.create_task(node.hsm_maintenance.run(stop), name="hsm"))
+    background.add(asyncio.create_task(applications.watch.run(stop), name="watch"))
     stopped = asyncio.create_task(stop.wait(), name="stop")
     try:
         async with _listening(node.loaded, applications, sockets, drain, role):
@@ -162,6 +192,9 @@ async def _serve_node(
             ended.result()  # raises what ended it
     finally:
         stop.set()
+        for hot in (applications.hot, applications.hot_signing):
+            if hot is not None:
+                await hot.close()
         await node.responder.close()
         await asyncio.gather(stopped, *background, return_exceptions=True)
 

@@ -15,22 +15,21 @@ from pydantic import Field, model_validator
 
 from core.errors import SettingsError
 from core.settings import Settings, load_toml
+from core.store.settings import StoreSettings, StoreTarget
 from crl.settings import CrlSettings
 from signer.engine.sdf.settings import SdfSettings
 from signer.engine.settings import EngineSettings, KeyStoreSettings
-from signer.issuance.settings import IssuanceSettings
+from signer.holders.settings import HolderSettings
+from signer.issuance.settings import IssuanceSettings, KmcSettings
 from signer.signing.settings import SigningSettings
 from signer.signing.svs_settings import SvsSettings
+from signer.signing.verification_settings import VerificationSettings
+from status.directory.settings import DirectorySettings
+from status.redis_settings import RedisSettings
+from status.set.settings import StatusSetSettings
 from status.settings import OcspSettings
 
 DEFAULT_FILE = "qianyan.toml"
-
-
-class StoreSettings(Settings):
-    """`[store]`"""
-
-    path: str = "store.sqlite3"
-    """The SQLite file of the embedded store."""
 
 
 class KeysSettings(KeyStoreSettings):
@@ -53,6 +52,9 @@ class PublicSettings(Settings):
     """Port to listen on; 0 takes a free one."""
     max_body_bytes: int = Field(default=4 << 20, ge=1024, le=64 << 20)
     """Largest request body; more is answered 413."""
+    hot_path: Literal["on", "off"] = "on"
+    """Whether OCSP is answered by compiled connections in front of aiohttp; "off": by aiohttp alone, the same and
+    slower."""
 
 
 class PrivateSettings(Settings):
@@ -70,6 +72,33 @@ class PrivateSettings(Settings):
     """PEM file: the listener's private key, mode 0600."""
     max_body_bytes: int = Field(default=8 << 20, ge=1024, le=64 << 20)
     """Largest request body; more is answered 413."""
+    client_certificates: Literal["off", "optional", "required"] = "off"
+    """Whether callers may ("optional") or must ("required") show a certificate; see client_ca and `qianyan caller`."""
+    client_ca: tuple[str, ...] = ()
+    """PEM files: authorities under which callers' certificates are accepted in the TLS handshake."""
+    hot_path: Literal["on", "off"] = "on"
+    """Whether `POST /v1/sign` and `POST /v1/keys/{key}/sign` are answered by compiled connections in front of aiohttp;
+    "off" (and always with certificate_header): by aiohttp alone, the same and slower."""
+    certificate_header: str = ""
+    """Header in which a proxy on this machine hands on the client's certificate; empty: none is believed."""
+    wrong_credentials_per_minute: int = Field(default=10, ge=1, le=6000)
+    """Tokens or certificates that are not good, answered 401 for each source address; more are answered 429."""
+    wrong_credentials_burst: int = Field(default=20, ge=1, le=10_000)
+    """How many of them at once."""
+    quota_day_offset_minutes: int = Field(default=480, ge=-720, le=840)
+    """When a day of quotas begins: midnight so many minutes east of UTC (480: China Standard Time)."""
+    record_interval_s: float = Field(default=60.0, ge=1, le=3600)
+    """How often refused credentials are written to the audit record, and when callers were last seen."""
+
+    @model_validator(mode="after")
+    def _certificates_can_be_asked_for(self) -> Self:
+        if self.client_certificates == "off":
+            return self
+        if self.tls == "on" and not self.client_ca:
+            raise ValueError("client_certificates needs client_ca: the authorities that they are issued by")
+        if self.tls == "off" and not self.certificate_header:
+            raise ValueError("client_certificates without TLS needs certificate_header, which a proxy sets")
+        return self
 
     @model_validator(mode="after")
     def _plain_only_on_loopback(self) -> Self:
@@ -87,6 +116,29 @@ class ServerSettings(Settings):
     """How long an idle connection is kept."""
     body_timeout_s: float = Field(default=30.0, gt=0, le=600)
     """How long a request's body may take to arrive."""
+    header_timeout_s: float = Field(default=10.0, gt=0, le=600)
+    """How long a TLS handshake, and a request's headers, may take to arrive; then the connection is closed."""
+    max_header_fields: int = Field(default=64, ge=16, le=1000)
+    """Header fields of a request, at most; more are answered 400."""
+    max_header_field_bytes: int = Field(default=8190, ge=1024, le=65536)
+    """Longest header field and longest request line; more are answered 400."""
+    max_pipelined: int = Field(default=64, ge=1, le=10_000)
+    """Requests of one connection that may wait for their answers on the hot path; then it is not read until some are
+    answered."""
+    private_workers: int = Field(default=0, ge=0, le=255)
+    """How many of `serve --workers N` serve the private listener alone, the others the public one alone, so that
+    signing and OCSP do not wait for each other; 0: each worker serves both."""
+    max_connections: int = Field(default=10_000, ge=1, le=1_000_000)
+    """Connections of each listener and worker; past it those idle longest are closed."""
+
+
+class AuditSettings(Settings):
+    """`[audit]`"""
+
+    key: str = "audit"
+    """The key that signs checkpoints, of purpose audit."""
+    checkpoint_interval_s: float = Field(default=60.0, ge=1, le=86_400)
+    """How often a checkpoint is made, where the record has grown."""
 
 
 class LogSettings(Settings):
@@ -111,11 +163,24 @@ class ServiceSettings(Settings):
     hsm: SdfSettings = SdfSettings()
     engine: EngineSettings = EngineSettings()
     signing: SigningSettings = SigningSettings()
+    verification: VerificationSettings = VerificationSettings()
     svs: SvsSettings = SvsSettings()
     issuance: IssuanceSettings
+    kmc: KmcSettings = KmcSettings()
+    holders: HolderSettings = HolderSettings()
     ocsp: OcspSettings = OcspSettings()
+    redis: RedisSettings = RedisSettings()
     crl: CrlSettings = CrlSettings()
+    status_set: StatusSetSettings = StatusSetSettings()
+    directory: DirectorySettings = DirectorySettings()
+    audit: AuditSettings = AuditSettings()
     log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _answers_in_advance_have_a_place(self) -> Self:
+        if self.ocsp.presign_per_s and not self.redis.on:
+            raise ValueError("ocsp.presign_per_s needs [redis]: answers made in advance are kept there")
+        return self
 
 
 class Loaded:
@@ -132,8 +197,19 @@ class Loaded:
 
     @property
     def store_url(self) -> str:
-        """The store as SQLAlchemy names it."""
-        return f"sqlite+aiosqlite:///{self.path(self.settings.store.path)}"
+        """The store as SQLAlchemy names it; there is no password in it."""
+        return self.settings.store.url or f"sqlite+aiosqlite:///{self.path(self.settings.store.path)}"
+
+    @property
+    def store(self) -> StoreTarget:
+        """The store to open: its URL, settings, and password by file or environment. Raises SettingsError."""
+        settings = self.settings.store
+        found = None
+        if settings.url is not None and settings.password_file is not None:
+            found = read_secret_file(self.path(settings.password_file), "database password file")
+        elif settings.url is not None:
+            found = passphrase_from_environment(settings.password_env)
+        return StoreTarget(self.store_url, settings, None if found is None else found.decode())
 
 
 def is_loopback(host: str) -> bool:
@@ -171,3 +247,8 @@ def passphrase_from_environment(name: str) -> bytearray | None:
     """The passphrase in the environment variable `name`, where it is set."""
     value = os.environ.get(name)
     return bytearray(value.encode()) if value else None
+
+
+def notify_socket() -> str | None:
+    """Where systemd wants to be told that the service serves (sd_notify); None where nobody asked."""
+    return os.environ.get("NOTIFY_SOCKET")

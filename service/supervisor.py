@@ -79,7 +79,7 @@ class Supervisor:
         try:
             for slot in self._slots:
                 slot.process = await self._spawn(slot)
-            announce(describe(self._loaded, self._slots[0].sockets))
+            announce(describe(self._loaded, [slot.sockets for slot in self._slots]))
             keepers = [asyncio.create_task(self._keep(slot)) for slot in self._slots]
             keepers.append(asyncio.create_task(self._roll_when_asked()))
             await self._stop.wait()
@@ -101,7 +101,7 @@ class Supervisor:
             *(sys.executable, "-m", "service", "worker", *arguments),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            pass_fds=(public, private),
+            pass_fds=[descriptor for descriptor in (public, private) if descriptor >= 0],
             start_new_session=True,  # a terminal's Ctrl-C is for the supervisor alone
         )
         assert process.stdin is not None

@@ -1,4 +1,4 @@
-"""The private listener's own certificate, for installations that have none yet.
+"""The private listener's own certificate: made for installations that have none yet, and watched until its end.
 
 ECDSA P-256, not SM2: it secures the channel with what TLS clients everywhere have, and says nothing of the SM2
 hierarchy. The authority's key signs one certificate and is forgotten, so that nobody can make another under it.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Final
 
 from cryptography import x509
@@ -17,6 +18,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from core.clock import Clock, from_datetime
+from core.errors import SettingsError, Unavailable
+
+#: From when on the listener's certificate is said to be near its end.
+WARN_DAYS: Final = 30
+_REPLACE: Final = "replace private.certificate and private.key, then send SIGHUP (or restart, without --workers)"
 _LIFE: Final = timedelta(days=825)
 
 
@@ -95,3 +102,28 @@ def _key_usage(*, sign_certificates: bool) -> x509.KeyUsage:
         encipher_only=False,
         decipher_only=False,
     )
+
+
+class ListenerCertificate:
+    """The certificate that the private listener shows: until when it is good. Read once, as the listener does."""
+
+    def __init__(self, file: Path, clock: Clock) -> None:
+        self._clock = clock
+        try:
+            self.not_after_ms = from_datetime(x509.load_pem_x509_certificate(file.read_bytes()).not_valid_after_utc)
+        except (OSError, ValueError) as error:
+            raise SettingsError(
+                f"the private listener's certificate {file} cannot be read: {error}", code="tls"
+            ) from error
+
+    def seconds_left(self) -> int:
+        """Until it expires; negative past that."""
+        return (self.not_after_ms - self._clock()) // 1000
+
+    def note(self) -> str:
+        """What /readyz says of it. Raises Unavailable (code "tls_expired") past its end."""
+        left_s = self.seconds_left()
+        if left_s <= 0:
+            raise Unavailable(f"the private listener's certificate expired: {_REPLACE}", code="tls_expired")
+        days = left_s // 86_400
+        return f"valid for {days} days more" + (f": {_REPLACE}" if days < WARN_DAYS else "")

@@ -67,7 +67,8 @@ def socket_path(run_directory: Path, slot: int, pid: int) -> Path:
 
 def _by_slot(run_directory: Path) -> dict[str, Path]:
     """The newest socket of each slot: while a worker is replaced there are two."""
-    names = sorted(os.listdir(run_directory), key=lambda name: int(name.partition("-")[2].partition(".")[0]))
+    sockets = [name for name in os.listdir(run_directory) if name.endswith(".sock")]
+    names = sorted(sockets, key=lambda name: int(name.partition("-")[2].partition(".")[0]))
     return {name.partition("-")[0]: run_directory / name for name in names}
 
 

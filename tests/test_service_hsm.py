@@ -20,10 +20,10 @@ def test_a_key_in_devices_signs_and_survives_the_loss_of_one(tmp_path: Path) -> 
     with installation.config.open("a") as file:
         file.write(f'\n[hsm]\npassword_file = "{tmp_path / "password"}"\nbackoff_max_ms = 200\n\n{tables}\n')
 
-    wrong = installation.run("key", "create", "seal", "--device-index", "9")
+    wrong = installation.run("key", "create", "seal", "--caller", "*", "--device-index", "9")
     assert wrong.status == 1
     assert wrong.stderr.count("\n") == 1, wrong.stderr
-    made = installation.run("key", "create", "seal", "--device-index", str(INDEX), "--json")
+    made = installation.run("key", "create", "seal", "--caller", "*", "--device-index", str(INDEX), "--json")
     assert made.status == 0, made.stderr
     assert made.json["public_key"] == key.public_key.to_bytes().hex()
     assert (made.json["backend"], made.json["device_index"]) == ("sdf", INDEX)

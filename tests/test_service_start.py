@@ -102,7 +102,9 @@ def test_no_passphrase(own: Installation) -> None:
     own.config.write_text(own.config.read_text().replace('passphrase_file = "passphrase"', ""))
     refused(own.run("serve"), "passphrase", "QIANYAN_PASSPHRASE")
     passphrase = (own.directory / "passphrase").read_text().strip()
-    ran = qianyan("key", "create", "second", "--config", own.config, env={"QIANYAN_PASSPHRASE": passphrase})
+    ran = qianyan(
+        "key", "create", "second", "--caller=*", "--config", own.config, env={"QIANYAN_PASSPHRASE": passphrase}
+    )
     assert ran.status == 0, ran.stderr
 
 

@@ -1,4 +1,4 @@
-"""`qianyan ca`: list, install, renew-ocsp."""
+"""`qianyan ca`: list, install, renew-ocsp, partitions."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from pathlib import Path
 import click
 
 from core.asn1.x509 import load_certificate
+from core.audit import AuditEvent
 from core.clock import system_clock
 from core.errors import Refused
 from core.model import KeyPurpose
-from core.store import authorities
+from core.store import audit, authorities, counters, crl_points
 from core.store.authorities import Authority
+from core.store.crl_points import CrlPoint
+from crl.points import settle_all
 from service.commands.shared import (
     actor,
     config_option,
@@ -171,3 +174,40 @@ def renew_ocsp(authority_id: str, within_days: int, config_file: str | None, as_
 
     authority = run(write())
     print_result(_as_json(authority), as_json, lambda: f"authority {authority.id} has its OCSP signer")
+
+
+@ca.command()
+@click.argument("authority_id", metavar="AUTHORITY")
+@click.argument("count", metavar="[N]", required=False, type=click.IntRange(1, crl_points.MOST))
+@config_option
+@json_option
+def partitions(authority_id: str, count: int | None, config_file: str | None, as_json: bool) -> None:
+    """Spread an authority's new certificates over N CRLs, or list the CRLs it has.
+
+    At any time, with the service running. A certificate stays in the CRL that it names: with a larger N new partitions
+    are opened, with a smaller one the last are closed to new certificates while their CRLs go on.
+    """
+    loaded = load_settings(config_file)
+    public_url = loaded.settings.issuance.public_url
+
+    async def write() -> list[CrlPoint]:
+        async with open_store(loaded) as database:
+            await settle_all(database, authority_id, public_url)
+            if count is None:
+                async with database.read() as connection:
+                    return await crl_points.list_all(connection, authority_id)
+            async with database.write() as connection:
+                at_ms = await counters.advance_time(connection, system_clock())
+                detail: dict[str, str | int] = {"open": count}
+                event = AuditEvent(actor(), "authority.partitions", authority_id, detail=detail)
+                await audit.append(connection, event, at_ms=at_ms)
+                return await crl_points.open_first(connection, authority_id, count, public_url, at_ms=at_ms)
+
+    rows: list[dict[str, object]] = [
+        {"partition": point.partition, "open": point.open, "url": point.url} for point in run(write())
+    ]
+    if as_json:
+        print_json(rows)
+    else:
+        columns = ["partition", "open", "url"]
+        print_table(columns, [[row[column] for column in columns] for row in rows], empty="no partitions")

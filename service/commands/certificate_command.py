@@ -6,11 +6,13 @@ from pathlib import Path
 
 import click
 from cryptography.hazmat.primitives.serialization import Encoding
+from pydantic import ValidationError
 
 from core.asn1.x509 import load_certificate
 from core.clock import rfc3339
 from core.errors import Malformed
 from core.model import RevocationReason, serial_from_hex, serial_to_hex
+from core.settings import explain
 from core.store import certificates
 from core.store.certificates import CertificateRecord
 from service.commands.shared import (
@@ -25,9 +27,12 @@ from service.commands.shared import (
     with_store,
 )
 from service.files import write_new
+from signer.holders.claim import HolderClaim
+from signer.issuance.grounds import Ground, read_reason
+from signer.issuance.http import HolderBody
 from signer.issuance.issued import Issued
 
-_REASONS = [reason.label for reason in RevocationReason]
+_REASONS = list(dict.fromkeys([*(r.label for r in RevocationReason), *(g.value for g in Ground)]))
 _FILES = {"sign": "sign.pem", "encrypt": "enc.pem"}
 
 authority_option = click.option(
@@ -35,7 +40,8 @@ authority_option = click.option(
 )
 
 
-def _serial(text: str) -> int:
+def read_serial(text: str) -> int:
+    """A serial as it is written on the command line. Raises Malformed (code "serial")."""
     try:
         return serial_from_hex(text)
     except ValueError as error:
@@ -58,28 +64,52 @@ def _write(issued: Issued, out_dir: Path) -> list[Path]:
     return list(contents)
 
 
+def _claim(path: Path) -> HolderClaim:
+    """The holder in a file. Raises Malformed, Refused; neither repeats what is in it."""
+    try:
+        return HolderBody.model_validate_json(path.read_bytes()).claim()
+    except ValidationError as error:
+        field, message = explain(error)
+        raise Malformed(f"{path}: {field or 'body'}: {message}", code="holder", field=field or None) from error
+
+
 @click.command()
 @click.option("--csr", "csr_file", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--profile", required=True, help="Profile name, e.g. organisation, person, device.")
 @click.option("--out-dir", required=True, type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--holder",
+    "holder_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help='Whom it is for: a JSON file, {"kind", "number", "name"?, "phone"?, "address"?}.',
+)
 @config_option
 @json_option
-def issue(csr_file: Path, profile: str, out_dir: Path, config_file: str | None, as_json: bool) -> None:
+def issue(
+    csr_file: Path, profile: str, out_dir: Path, holder_file: Path | None, config_file: str | None, as_json: bool
+) -> None:
     """Issue certificates for a PKCS#10 request (DER or PEM).
 
     Writes sign.pem and chain.pem and, for profiles with two certificates, enc.pem and enc-key.der (the
     SM2EnvelopedKey for the holder's signing key) into the directory, and prints the serials.
     """
     csr = csr_file.read_bytes()
+    claim = None if holder_file is None else _claim(holder_file)
 
     async def make() -> Issued:
         async with with_node(config_file) as node:
-            return await node.issuer.issue(csr, profile, actor=actor(), idempotency=None)
+            return await node.issuer.issue(csr, profile, actor=actor(), idempotency=None, holder=claim)
 
-    issued = run(make())
+    print_issued(run(make()), out_dir, as_json)
+
+
+def print_issued(issued: Issued, out_dir: Path, as_json: bool) -> None:
+    """Writes what was issued into a directory and prints the serials."""
     files = _write(issued, out_dir)
     serials = {certificate.usage: serial_to_hex(certificate.serial) for certificate in issued.certificates}
-    value = {"serials": serials, "files": [str(path) for path in files]}
+    value: dict[str, object] = {"serials": serials, "files": [str(path) for path in files]}
+    if issued.holder_id is not None:
+        value["holder"] = issued.holder_id
     print_result(value, as_json, lambda: "\n".join(f"{usage:8}{serial}" for usage, serial in serials.items()))
 
 
@@ -98,7 +128,8 @@ def _as_json(record: CertificateRecord) -> dict[str, object]:
     }
 
 
-def _print_records(records: list[CertificateRecord], as_json: bool) -> None:
+def print_records(records: list[CertificateRecord], as_json: bool) -> None:
+    """Certificates whose state was changed."""
     if as_json:
         print_json([_as_json(record) for record in records])
         return
@@ -119,7 +150,10 @@ def _print_records(records: list[CertificateRecord], as_json: bool) -> None:
 @click.command()
 @click.argument("serial")
 @click.option(
-    "--reason", required=True, type=click.Choice(_REASONS), help="certificate_hold suspends; any other is final."
+    "--reason",
+    required=True,
+    type=click.Choice(_REASONS),
+    help="RFC 5280's or a ground of the process's own, which is kept; certificate_hold suspends, any other is final.",
 )
 @authority_option
 @config_option
@@ -130,13 +164,15 @@ def revoke(serial: str, reason: str, authority: str | None, config_file: str | N
     Every running service answers `revoked` from the moment this returns.
     """
 
+    of_rfc, ground = read_reason(reason)
+
     async def write() -> list[CertificateRecord]:
         async with with_node(config_file) as node:
             return await node.issuer.revoke(
-                _serial(serial), RevocationReason.from_label(reason), actor=actor(), authority_id=authority
+                read_serial(serial), of_rfc, actor=actor(), authority_id=authority, ground=ground
             )
 
-    _print_records(run(write()), as_json)
+    print_records(run(write()), as_json)
 
 
 @click.command()
@@ -149,9 +185,9 @@ def resume(serial: str, authority: str | None, config_file: str | None, as_json:
 
     async def write() -> list[CertificateRecord]:
         async with with_node(config_file) as node:
-            return await node.issuer.release(_serial(serial), actor=actor(), authority_id=authority)
+            return await node.issuer.release(read_serial(serial), actor=actor(), authority_id=authority)
 
-    _print_records(run(write()), as_json)
+    print_records(run(write()), as_json)
 
 
 @click.command()
@@ -164,8 +200,8 @@ def status(serial: str, authority: str | None, config_file: str | None, as_json:
 
     async def read() -> list[CertificateRecord]:
         async with with_store(config_file) as database, database.read() as connection:
-            record = await certificates.find(connection, _serial(serial), authority)
+            record = await certificates.find(connection, read_serial(serial), authority)
             pair = await certificates.find_pair(connection, record.id)
             return [record] if pair is None else [record, pair]
 
-    _print_records(run(read()), as_json)
+    print_records(run(read()), as_json)

@@ -12,6 +12,7 @@ from core.store.database import Database
 from service.commands.shared import config_option, json_option, load_settings, print_json, print_result, run
 from service.node import find_passphrase, open_store
 from service.settings import ServiceSettings
+from signer.signing.trust import load_trust
 
 
 @click.group()
@@ -26,6 +27,8 @@ def check(config_file: str | None, as_json: bool) -> None:
     """Check the settings, and that what they name can be opened; changes nothing."""
     loaded = load_settings(config_file)
     found = find_passphrase(loaded)
+    verification = loaded.settings.verification
+    load_trust(verification.anchors, verification.intermediates, loaded.path)
 
     async def look() -> list[str]:
         async with open_store(loaded) as database:

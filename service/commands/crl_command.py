@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import click
 
 from core.asn1.x509 import certificate_der, load_certificate
 from core.clock import rfc3339, system_clock
-from core.errors import Unavailable
+from core.errors import Malformed, Unavailable
 from core.model import RevocationReason
 from crl.check import CrlReport, check_published
 from crl.estimate import Estimate
 from crl.estimate import estimate as estimate_sizes
 from crl.service import ScopeStatus
+from crl.view import read_crl
 from service.commands.shared import (
     actor,
     config_option,
@@ -30,7 +32,7 @@ from service.commands.shared import (
 from signer.engine.verify import verify_signature
 
 #: The largest CRL that `check` downloads: past it a client would run out of memory too.
-_MAX_CRL_BYTES = 256 << 20
+_MAX_CRL_BYTES = 1 << 30
 
 
 @click.group()
@@ -85,8 +87,13 @@ def _status_row(scope: ScopeStatus) -> dict[str, object]:
         "seconds_left": scope.seconds_left,
         "entries": scope.entries,
         "bytes": scope.size,
+        "delta_bytes": scope.delta_size,
         "next_build": rfc3339(scope.next_build_ms),
         "waiting": scope.waiting,
+        "late": scope.late,
+        "builder": scope.builder,
+        "building": scope.building,
+        "last_error": scope.last_error,
     }
 
 
@@ -94,7 +101,10 @@ def _status_row(scope: ScopeStatus) -> dict[str, object]:
 @config_option
 @json_option
 def status(config_file: str | None, as_json: bool) -> None:
-    """Say how each CRL stands: number, age, size, next build."""
+    """Say how each CRL stands: number, age, size, its delta, next build, who builds it or built it last.
+
+    `late` ones have less of their life left than crl.alarm_s; readiness and alerts are red with them.
+    """
 
     async def read() -> list[ScopeStatus]:
         async with with_node(config_file) as node:
@@ -137,6 +147,18 @@ def estimate(
     _print(rows, as_json, empty="no partitions")
 
 
+async def _fetch(urls: tuple[str, ...]) -> dict[str, bytes]:
+    """The CRLs, and the deltas that full ones name."""
+    found = await _download(urls)
+    deltas = []
+    for crl in found.values():
+        with suppress(Malformed):  # the check says so
+            freshest = read_crl(crl, second_max_bytes=0).freshest_url
+            if freshest is not None and freshest not in found:
+                deltas.append(freshest)
+    return found | await _download(tuple(deltas))
+
+
 async def _download(urls: tuple[str, ...]) -> dict[str, bytes]:
     found = {}
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
@@ -162,7 +184,10 @@ def _report_row(report: CrlReport) -> dict[str, Any]:
         "url": report.url,
         "good": not report.problems,
         "bytes": report.size,
+        "kind": None if view is None else "full" if view.base_number is None else "delta",
         "number": None if view is None else view.number,
+        "base": None if view is None else view.base_number,
+        "next_update": None if view is None or view.next_update_ms is None else rfc3339(view.next_update_ms),
         "entries": None if view is None else len(view.entries),
         "problems": [{"code": problem.code, "detail": problem.detail} for problem in report.problems],
     }
@@ -182,10 +207,11 @@ def check(urls: tuple[str, ...], issuer_file: Path, as_json: bool) -> None:
     """Check CRLs from outside, as a relying party would; exits 3 where one is not good.
 
     For an operator or a cron job: needs no settings file and nothing of the service but its URLs. Checks signature,
-    form, times, that each names its own URL, and that no serial stands in two of them.
+    form, times, that each names its own URL, that no serial stands in two full ones, and that deltas fit their full
+    CRLs. The delta that a full CRL names (FreshestCRL) is downloaded and checked with it.
     """
     issuer = certificate_der(load_certificate(issuer_file.read_bytes()))
-    reports = check_published(run(_download(urls)), issuer, verify_signature, now_ms=system_clock())
+    reports = check_published(run(_fetch(urls)), issuer, verify_signature, now_ms=system_clock())
     rows = [_report_row(report) for report in reports]
     if as_json:
         print_json(rows)

@@ -40,6 +40,16 @@ from service.settings import KeysSettings, passphrase_from_environment, read_sec
     help="'off' on a loopback address only.",
 )
 @click.option("--public-url", metavar="URL", help="Written into certificates.  [default: the public listener]")
+@click.option(
+    "--store-url",
+    metavar="URL",
+    help="PostgreSQL instead of a file: postgresql+asyncpg://USER@HOST:PORT/NAME, an empty database, no password.",
+)
+@click.option(
+    "--store-password-file",
+    type=click.Path(exists=True, dir_okay=False, resolve_path=True),
+    help="The database password: first line, mode 0600.  [default: $QIANYAN_STORE_PASSWORD, else ~/.pgpass]",
+)
 @click.option("--partitions", default=1, show_default=True, type=click.IntRange(1, 4096), help="CRLs per authority.")
 @click.option(
     "--status-index-oid",

@@ -1,4 +1,4 @@
-"""`qianyan key`: list, create, freeze, resume, compromise."""
+"""`qianyan key`: list, create, freeze, resume, compromise; the rest of `qianyan key` is in modules beside this one."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from core.clock import rfc3339, system_clock
 from core.model import KeyPurpose, KeyState
 from core.store import keys
 from core.store.database import open_database
-from core.store.keys import KeyRecord
-from service.commands import key_service_command
+from core.store.keys import KeyLimits, KeyRecord
+from service.commands import key_backup_command, key_service_command, key_use_command
+from service.commands.key_use_command import caller_id, record_json
 from service.commands.shared import (
     actor,
     config_option,
@@ -22,7 +23,10 @@ from service.commands.shared import (
     with_node,
     with_store,
 )
-from signer.engine.engine import change_key_state
+from signer.engine.keyuse import change_key_state
+
+#: What an operator makes keys for; the others are the authorities' own and made with them.
+_PURPOSES = (KeyPurpose.DATA, KeyPurpose.TIMESTAMP, KeyPurpose.SEAL, KeyPurpose.ENCRYPT, KeyPurpose.AUDIT)
 
 
 @click.group()
@@ -30,22 +34,17 @@ def key() -> None:
     """Signing keys: what they are for and whether they may sign."""
 
 
+for _command in (
+    key_use_command.show,
+    key_use_command.limit,
+    key_use_command.allow,
+    key_use_command.deny,
+    key_backup_command.backup,
+    key_backup_command.restore,
+):
+    key.add_command(_command)
 key.add_command(key_service_command.request)
 key.add_command(key_service_command.give_service)
-
-
-def _as_json(record: KeyRecord) -> dict[str, object]:
-    return {
-        "id": record.id,
-        "purpose": record.purpose.value,
-        "state": record.state.value,
-        "owner": record.owner,
-        "backend": record.backend,
-        "device_index": record.device_index,
-        "public_key": record.public_key.hex(),
-        "created_at": rfc3339(record.created_at_ms),
-        "changed_at": rfc3339(record.changed_at_ms),
-    }
 
 
 @key.command("list")
@@ -60,7 +59,7 @@ def list_keys(config_file: str | None, as_json: bool) -> None:
 
     records = run(read())
     if as_json:
-        print_json([_as_json(record) for record in records])
+        print_json([record_json(record) for record in records])
         return
     rows = [
         (record.id, record.purpose.value, record.state.value, record.owner, rfc3339(record.created_at_ms))
@@ -71,42 +70,76 @@ def list_keys(config_file: str | None, as_json: bool) -> None:
 
 @key.command()
 @click.argument("key_id", metavar="ID")
+@click.option(
+    "--purpose",
+    type=click.Choice([purpose.value for purpose in _PURPOSES]),
+    default=KeyPurpose.DATA.value,
+    show_default=True,
+    help="What it is for, and nothing else: 'encrypt' decrypts, the others sign.",
+)
+@click.option(
+    "--caller",
+    "callers",
+    multiple=True,
+    metavar="CALLER",
+    help="Who may use it: token:NAME (or NAME), cert:NAME, or '*' for every caller with the scope; several times. "
+    "Needed for every purpose but audit, whose keys only the service uses.",
+)
+@click.option("--max-rate", type=click.IntRange(1), metavar="N", help="At most N uses a second.")
+@click.option("--max-uses", type=click.IntRange(0), metavar="N", help="At most N uses in all.")
+@click.option("--hours", metavar="HOURS", help="As 'Mon-Fri 08:00-18:00 Asia/Shanghai'; several divided by ';'.")
 @click.option("--owner", default="operator", show_default=True, help="Who answers for the key.")
 @click.option(
     "--device-index", type=click.IntRange(0), help="The key is in the hardware modules already, at this index."
 )
 @config_option
 @json_option
-def create(key_id: str, owner: str, device_index: int | None, config_file: str | None, as_json: bool) -> None:
-    """Make a new key ID for data signing; it is kept encrypted in the key store.
+def create(
+    key_id: str,
+    purpose: str,
+    callers: tuple[str, ...],
+    max_rate: int | None,
+    max_uses: int | None,
+    hours: str | None,
+    owner: str,
+    device_index: int | None,
+    config_file: str | None,
+    as_json: bool,
+) -> None:
+    """Make a new key ID for applications; it is kept encrypted in the key store.
 
     With --device-index, register a key that the hardware modules ([hsm]) hold: each that has it must prove so.
     """
+    if not callers and purpose != KeyPurpose.AUDIT.value:
+        raise click.UsageError("--caller is needed: name who may use the key, or '*' for every caller")
+    limits = KeyLimits(max_rate, max_uses, hours)
+    given = [caller_id(caller) for caller in callers]
 
     async def make() -> KeyRecord:
         async with with_node(config_file) as node:
+            engine, wanted, who = node.engine, KeyPurpose(purpose), actor()
             if device_index is None:
-                await node.engine.create_key(key_id, KeyPurpose.DATA, owner, actor())
+                await engine.create_key(key_id, wanted, owner, who, callers=given, limits=limits)
             else:
-                await node.engine.register_device_key(key_id, KeyPurpose.DATA, owner, device_index, actor())
+                await engine.register_device_key(key_id, wanted, owner, device_index, who, callers=given, limits=limits)
             async with node.database.read() as connection:
                 return await keys.get(connection, key_id)
 
     record = run(make())
-    print_result(_as_json(record), as_json, lambda: f"created {record.id} ({record.public_key.hex()})")
+    print_result(record_json(record), as_json, lambda: f"created {record.id} ({record.public_key.hex()})")
 
 
 def _change(key_id: str, state: KeyState, config_file: str | None, as_json: bool) -> None:
     async def write() -> KeyRecord:
         # Without the look at the clock that other commands take: a key can be stopped with a wrong one.
-        database = await open_database(load_settings(config_file).store_url)
+        database = await open_database(load_settings(config_file).store)
         try:
             return await change_key_state(database, key_id, state, actor(), system_clock)
         finally:
             await database.close()
 
     record = run(write())
-    print_result(_as_json(record), as_json, lambda: f"{record.id} is {record.state.value}")
+    print_result(record_json(record), as_json, lambda: f"{record.id} is {record.state.value}")
 
 
 @key.command()
@@ -114,7 +147,7 @@ def _change(key_id: str, state: KeyState, config_file: str | None, as_json: bool
 @config_option
 @json_option
 def freeze(key_id: str, config_file: str | None, as_json: bool) -> None:
-    """Stop key ID from signing, at once and on every running service; `resume` undoes it."""
+    """Stop key ID from being used, at once and on every running service; `resume` undoes it."""
     _change(key_id, KeyState.FROZEN, config_file, as_json)
 
 

@@ -12,9 +12,10 @@ from core.errors import SettingsError
 from service.commands.shared import config_option, passphrase_for
 from service.listeners import Listening, bind, describe, inherited
 from service.logs import configure_logs
+from service.notify import READY, notify
 from service.server import Role
 from service.server import serve as run_server
-from service.settings import Loaded, load
+from service.settings import Loaded, load, notify_socket
 from service.supervisor import WorkerFailed, supervise
 
 
@@ -26,6 +27,7 @@ def _load(config_file: str | None) -> Loaded:
 
 def _announce(listening: Listening) -> None:
     click.echo(f"public  {listening.public_url}\nprivate {listening.private_url}")
+    notify(notify_socket(), READY)
 
 
 @click.command()
@@ -50,7 +52,7 @@ def serve(workers: int | None, config_file: str | None) -> None:
             sys.exit(error.status)  # the worker has said why
         return
     (sockets,) = bind(loaded)
-    listening = describe(loaded, sockets)
+    listening = describe(loaded, [sockets])
     run_server(loaded, passphrase, sockets, lambda: _announce(listening))
 
 

@@ -13,12 +13,13 @@ import pytest
 from tests.native.compiling import compile_objects, compile_program, need, run
 
 HERE = Path(__file__).resolve().parent
-PROGRAMS = ["signature_der", "ciphertext_der", "point", "verify", "hash"]
+PROGRAMS = ["signature_der", "ciphertext_der", "point", "verify", "hash", "http_head"]
+WIRE = HERE.parent.parent / "service" / "wire" / "csrc"
 SECONDS = float(os.environ.get("QIANYAN_FUZZ_SECONDS", "3"))
 KEEP = os.environ.get("QIANYAN_FUZZ_KEEP")
 CORE = ["-O1", "-g1", "-DSM2_VERIFY", "-fsanitize=fuzzer-no-link,address"]
 FLAGS = ["-O1", "-g1", "-DSM2_VERIFY", "-fsanitize=fuzzer,address"]
-LONGEST = {"signature_der": 128, "ciphertext_der": 400, "point": 80, "verify": 2600, "hash": 160}
+LONGEST = {"signature_der": 128, "ciphertext_der": 400, "point": 80, "verify": 2600, "hash": 160, "http_head": 1200}
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,8 @@ def broken(directory: Path) -> str:
 def test_no_promise_is_broken(tmp_path: Path, core: list[str], name: str) -> None:
     corpus = HERE / "corpus" / name
     assert any(corpus.iterdir())
-    program = compile_program(tmp_path / name, "clang", [str(HERE / f"{name}.c"), *core], *FLAGS)
+    sources = [str(WIRE / "wire_head.c"), f"-I{WIRE}"] if name == "http_head" else core
+    program = compile_program(tmp_path / name, "clang", [str(HERE / f"{name}.c"), *sources], *FLAGS)
     directory = Path(KEEP) / name if KEEP else tmp_path
     directory.mkdir(parents=True, exist_ok=True)
     status, report = fuzz(program, directory, corpus, seconds=SECONDS, longest=LONGEST[name])

@@ -8,14 +8,18 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PUBLIC_PORT  ?= 8080
 PRIVATE_PORT ?= 8443
 DIR          ?= var
+SOAK_SECONDS ?= 30
+SOAK_ROUNDS  ?= 5
 
-NATIVE := $(shell find signer/_native -name '*.c' ! -name '*_cy.c' -o -name '*.h' -o -name "*.pyx" -o -name "*.pxi" -o -name "*.pxd" -o -name build.py)
+NATIVE := $(shell find signer/_native service/wire status signer/engine/sdf qianyan_status crl -name '*.c' ! -name '*_cy.c' -o -name '*.h' -o -name "*.pyx" -o -name "*.pxi" -o -name "*.pxd" -o -name build.py -o -path crl/extensions.py)
 
-BUILD_PACKAGES := gcc libc6-dev
+BUILD_PACKAGES := gcc libc6-dev libldap2-dev libsasl2-dev
 TEST_PACKAGES  := openssl default-jdk-headless libbcprov-java libbcpkix-java libbcutil-java valgrind binutils clang \
-  libclang-rt-14-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
+  libclang-rt-14-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user postgresql redis-server slapd ldap-utils nginx-light wrk \
+  poppler-utils fonts-dejavu-core fonts-droid-fallback \
+  chromium prometheus haproxy docker-compose systemd
 
-.PHONY: help run test lint bench dudect fuzz lock clean
+.PHONY: help run test lint bench dudect soak fuzz lock clean simulate
 .DELETE_ON_ERROR:
 
 help: ## what there is
@@ -36,10 +40,24 @@ bench: $(VENV)/.built-dev ## native core (each backend) beside tongsuopy and gms
 	@for backend in $$($(BIN)/python -c 'from signer._native import cpu; print(*cpu.backends())'); do \
 	  QIANYAN_NATIVE_BACKEND=$$backend taskset -c 0 $(BIN)/python tests/bench/native_bench.py || exit 1; done
 	$(BIN)/python tests/bench/http_bench.py
+	$(BIN)/python tests/bench/ocsp_bench.py
+	$(BIN)/python tests/bench/verify_bench.py
 	$(BIN)/python tests/bench/hsm_bench.py
+	$(BIN)/python -m tests.bench.store_bench
+	$(BIN)/python -m tests.bench.directory_bench
+	taskset -c 0 $(BIN)/python tests/bench/set_bench.py
+	taskset -c 0 $(BIN)/python tests/bench/crl_bench.py
+	$(BIN)/python -m tests.bench.status_bench
+
+simulate: $(VENV)/.built-dev ## a year of revocations for 1,000,000 holders: the longest delay to each CRL channel
+	$(BIN)/python tests/simulate/year.py
 
 dudect: $(VENV)/.built-dev ## constant time by measurement: a minute for each operation on each backend
 	QIANYAN_DUDECT_SECONDS=60 $(BIN)/python -m pytest -q -s -n0 tests/native/test_dudect.py
+
+soak: $(VENV)/.built-dev ## every fault under load, SOAK_SECONDS each, SOAK_ROUNDS times: no answer may be wrong
+	QIANYAN_SOAK_SECONDS=$(SOAK_SECONDS) QIANYAN_SOAK_ROUNDS=$(SOAK_ROUNDS) \
+	  $(BIN)/python -m pytest -q -s -n0 tests/test_status_faults.py
 
 fuzz: $(VENV)/.built-dev ## ten minutes of each fuzzing program; what it finds goes to ./var/fuzz
 	QIANYAN_FUZZ_SECONDS=600 QIANYAN_FUZZ_KEEP=var/fuzz $(BIN)/python -m pytest -q -n0 tests/fuzz
@@ -53,14 +71,15 @@ lock: $(VENV)/.built-dev ## resolve requirements/*.lock anew
 
 clean: ## remove what was built; ./var stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find signer/_native -name '*.so' -delete
+	find signer/_native service/wire status signer/engine/sdf qianyan_status -name '*.so' -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A virtual environment that pip and the compiler work in; Debian keeps venv and the headers in packages of their own.
 $(VENV)/.made:
 	@command -v $(PYTHON) >/dev/null || tools/apt-need.sh "Python itself" python3
 	@tools/python-ready.sh $(PYTHON)
-	@command -v gcc >/dev/null || tools/apt-need.sh "the compiled core" $(BUILD_PACKAGES)
+	@printf '#include <ldap.h>\n#include <sasl/sasl.h>\n' | gcc -E -o /dev/null - 2>/dev/null || \
+	  tools/apt-need.sh "the compiled core and the LDAP client" $(BUILD_PACKAGES)
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 

@@ -17,16 +17,28 @@ PACKAGES = [
     "signer.engine",
     "signer.engine.sdf",
     "signer.signing",
+    "signer.holders",
     "signer.issuance",
     "status",
+    "status.directory",
+    "status.set",
     "crl",
     "service",
     "service.commands",
+    "service.wire",
     "loadtest",
+    "qianyan_status",
 ]
 
-# The list of extensions lives beside their sources; it is run, not imported: importing signer._native needs them.
-native = runpy.run_path(str(ROOT / "signer" / "_native" / "build.py"))
+# Each list of extensions lives beside its sources; it is run, not imported: importing the packages needs them built.
+BUILDS = [
+    "signer/_native/build.py",
+    "signer/engine/sdf/build.py",
+    "status/build.py",
+    "crl/extensions.py",
+    "service/wire/build.py",
+    "qianyan_status/build.py",
+]
 
 setup(
     packages=PACKAGES,
@@ -36,10 +48,13 @@ setup(
         "core.store.migrations": ["script.py.mako"],
         "signer": ["py.typed"],
         "signer._native": ["*.pyi"],
+        "signer.engine.sdf": ["*.pyi"],
         "signer.issuance": ["*.toml"],
-        "status": ["py.typed"],
-        "crl": ["py.typed"],
+        "status": ["py.typed", "*.pyi"],
+        "crl": ["py.typed", "*.pyi"],
         "service": ["py.typed"],
+        "service.wire": ["*.pyi"],
+        "qianyan_status": ["py.typed", "*.pyi"],
     },
-    ext_modules=native["extensions"](),
+    ext_modules=[extension for build in BUILDS for extension in runpy.run_path(str(ROOT / build))["extensions"]()],
 )

@@ -134,7 +134,8 @@ async def record_again(
         (status,) = await certificates.statuses(connection, new.authority_id, [new.serial])
         if status.state is not None:
             continue
-        if new.status_index >= (await status_sets.spaces(connection, new.authority_id)).get(new.status_month, 0):
+        spaces = await status_sets.spaces(connection, new.authority_id)
+        if new.status_index >= spaces.get(new.status_month, (0, 0))[1]:
             raise Refused(
                 f"certificate {serial_to_hex(new.serial)} has status index {new.status_index}: more were issued than "
                 "--issued-at-most says",

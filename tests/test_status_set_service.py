@@ -11,21 +11,24 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from sqlalchemy import update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.errors import Conflict, Unavailable
 from core.model import RevocationReason, serial_to_bytes
 from core.store import status_sets
+from core.store.restored import go_ahead
 from core.store.schema import authorities as authorities_table
 from core.store.schema import certificates as certificates_table
 from core.store.schema import feed as feed_table
 from qianyan_status import DeltaMismatch, Status, StatusSetError
 from status.set import build as steps
+from status.set.build import month_of
 from status.set.format import SetState
 from status.set.judge import JudgedWrong
 from status.set.settings import StatusSetSettings
 from tests import postgres
 from tests.crl_world import DAY_MS
-from tests.set_world import SetWorld, open_set_world
+from tests.set_world import YEAR_MS, SetWorld, leaf, open_set_world
 
 
 @pytest_asyncio.fixture
@@ -225,8 +228,9 @@ async def test_an_encoder_that_covers_too_little_is_found_out(world: SetWorld, m
     await world.issue_many(3)
     honest = status_sets.spaces
 
-    async def short(*arguments: object) -> dict[int, int]:
-        return {month: following - 1 for month, following in (await honest(*arguments)).items()}  # type: ignore[arg-type]
+    async def short(connection: AsyncConnection, authority_id: str) -> dict[int, tuple[int, int]]:
+        spaces = await honest(connection, authority_id)
+        return {month: (first, following - 1) for month, (first, following) in spaces.items()}
 
     monkeypatch.setattr(status_sets, "spaces", short)
     with pytest.raises(JudgedWrong):
@@ -346,3 +350,27 @@ async def test_a_partition_opened_since_is_read_with_the_others(world: SetWorld)
     await world.service.build("issuing")
     assert world.load(await world.published()).query(der).status is Status.REVOKED
     assert world.metric("qianyan_status_set_builds_total", outcome="judged_wrong") == 0
+
+
+async def test_nothing_is_said_of_indexes_that_a_lost_store_gave(any_world: SetWorld) -> None:
+    """A store restored from a backup does not know all that went out: what it does not know is never called good."""
+    world = any_world
+    known, revoked = await world.issue_many(2, encoded=True)
+    await world.revoke(revoked[0])
+    await world.service.build("issuing")
+    async with world.database.write() as connection:
+        await go_ahead(connection, now_ms=world.clock(), most_issued=500, actor="test", backup="b")
+    ends_ms = world.clock() + YEAR_MS
+    month = month_of(ends_ms)
+    lost = [
+        leaf(world.signer, serial=7, not_before_ms=world.clock(), not_after_ms=ends_ms, place=(month, index))
+        for index in (2, 3, 501)
+    ]
+    await world.new_service(StatusSetSettings()).build("issuing")
+    _, new = await world.issue()
+    await world.new_service(StatusSetSettings()).build("issuing")
+    loaded = world.load(await world.published())
+    assert {loaded.query(one).status for one in (known[1], revoked[1], *lost)} == {Status.NOT_COVERED}
+    assert loaded.query(new).status is Status.GOOD
+    assert {space[0]: space[1:] for space in loaded.contents.spaces}[month] == (502, 504)
+    assert all(first >= 500 for _, first, _ in loaded.contents.spaces)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from core.asn1.x509 import SM3_WITH_SM2, Extension, join_signed
 from core.clock import system_clock
 from core.model import RevocationReason
 from signer._native import sm2
+from signer.signing.cms import parse_signed_data
+from signer.signing.cms_service import CmsService
 from signer.signing.fetch import AllowList
 from signer.signing.foreign import ForeignStatus, sm3
 from signer.signing.parsed import parse
@@ -558,6 +561,13 @@ async def test_another_installations_certificates(service: Service, bouncycastle
             )
             verdicts = await judging.verify([item], intermediates=[issuing.encoded])
             assert [(v.reason, v.detail) for v in verdicts] == [(None, None)], order
+            cms = CmsService(world.engine, judging, world.database, SigningSettings())
+            made = bouncycastle.make_cms(MESSAGE, [(csr.private, issued.certificates["sign"])])
+            alone = parse_signed_data(made)
+            with_issuer = replace(alone, certificates=(*alone.certificates, issuing.encoded))
+            for message, reason in ((alone, "chain"), (with_issuer, None)):
+                (verdict,) = await cms.verdicts(message, MESSAGE)
+                assert verdict.reason == reason
             await foreign.close()
         serial = issued.serials["sign"]
         answer = await asyncio.to_thread(

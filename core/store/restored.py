@@ -80,16 +80,26 @@ async def go_ahead(connection: AsyncConnection, *, now_ms: int, most_issued: int
 
 
 async def _skip_indexes(connection: AsyncConnection, now_ms: int, count: int) -> None:
-    """Skips `count` indexes of every month, those included in which nothing ended yet when the backup was made."""
+    """Skips `count` indexes of every month, those included in which nothing ended yet when the backup was made.
+
+    Status sets say nothing of what is below from now on: some of it was given to certificates that are not known here,
+    and what a set does not mark it calls good. Who has such a certificate asks OCSP. One index more than can have been
+    given is skipped and stays in the set, so that each month is there from the first set on: one that a delta adds
+    begins at 0.
+    """
     c = status_indexes.c
-    await connection.execute(update(status_indexes).values(next_index=c.next_index + count))
+    first = c.next_index + count
+    await connection.execute(update(status_indexes).values(next_index=first + 1, first_index=first))
     for authority in await authorities.list_all(connection):
         if authority.certificate is None or authority.key_id is None:
             continue
         end = load_certificate(authority.certificate).not_valid_after_utc  # nothing that it issues ends later
         now = to_datetime(now_ms)
         months = range(now.year * 12 + now.month - 1, end.year * 12 + end.month)
-        rows = [{"authority_id": authority.id, "month": month, "next_index": count} for month in months]
+        rows = [
+            {"authority_id": authority.id, "month": month, "next_index": count + 1, "first_index": count}
+            for month in months
+        ]
         await connection.execute(upsert(connection, status_indexes).values(rows).on_conflict_do_nothing())
 
 

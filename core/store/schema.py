@@ -175,6 +175,8 @@ status_indexes = Table(
     Column("authority_id", String(32), ForeignKey("authorities.id"), nullable=False),
     Column("month", Integer, nullable=False),
     Column("next_index", BigInteger, nullable=False),
+    # What is below was given by a store that was lost in part: a status set says nothing of it.
+    Column("first_index", BigInteger, nullable=False, server_default="0"),
     PrimaryKeyConstraint("authority_id", "month"),
 )
 

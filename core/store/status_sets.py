@@ -114,11 +114,11 @@ async def prune(connection: AsyncConnection, authority_id: str, *, keep: int) ->
     await connection.execute(delete(status_sets).where(mine, c.base_number == c.number, c.number < used))
 
 
-async def spaces(connection: AsyncConnection, authority_id: str) -> dict[int, int]:
-    """The next index to be given, by month."""
+async def spaces(connection: AsyncConnection, authority_id: str) -> dict[int, tuple[int, int]]:
+    """By month: from which index on every certificate is known, and the next index to be given."""
     c = status_indexes.c
-    rows = await connection.execute(select(c.month, c.next_index).where(c.authority_id == authority_id))
-    return {int(month): int(following) for month, following in rows}
+    rows = await connection.execute(select(c.month, c.first_index, c.next_index).where(c.authority_id == authority_id))
+    return {int(month): (int(first), int(following)) for month, first, following in rows}
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,7 +138,9 @@ class CmsService:
                 continue
             verdicts.append(None)
             items.append(VerifyItem(signer.signature, certificate, data=signed, user_id=user_id, at_ms=at_ms))
-        judged = iter(await self._verification.verify(items))
+        # The certificates that came along may stand in the signers' paths; a message has few of them.
+        helping = message.certificates[: self._verification.bounds.max_intermediates]
+        judged = iter(await self._verification.verify(items, intermediates=helping))
         return tuple(next(judged) if verdict is None else verdict for verdict in verdicts)
 
     async def encrypt(self, certificate: bytes, content: bytes) -> bytes:

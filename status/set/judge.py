@@ -7,7 +7,7 @@ Shares nothing with what encoded it, nor with the state that it was made from: r
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NoReturn
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -56,12 +56,17 @@ def _answers(judged: StatusSet, rows: Sequence[PlaceRow]) -> bytes:
     return judged.query_many(records)
 
 
-def _compare(judged: StatusSet, rows: Sequence[PlaceRow]) -> int:
-    """Raises at the first row of which the file says something else; returns how many are not good."""
+def _compare(judged: StatusSet, rows: Sequence[PlaceRow], known_from: Mapping[int, int]) -> int:
+    """Raises at the first row of which the file says something else; returns how many it must mark.
+
+    known_from: the index of each month below which it must say nothing.
+    """
     as_of_ms = round(judged.this_update.timestamp()) * 1000
     marked = 0
     for (month, index, state, not_before_ms), answer in zip(rows, _answers(judged, rows), strict=True):
-        expected = _EXPECTED[state]
+        expected = _EXPECTED[state] if index >= known_from.get(month, 0) else int(Status.NOT_COVERED)
+        if expected == Status.NOT_COVERED and answer == expected:
+            continue
         marked += expected != Status.GOOD
         if answer != expected and not (answer == Status.NOT_COVERED and not_before_ms > as_of_ms):
             _wrong(f"month {month}, index {index} is {state} and would be told {Status(answer).name.lower()}")
@@ -78,10 +83,12 @@ async def judge_rows(
     Memory is bounded: rows come in chunks.
     """
     rows = marked = 0
+    known = await status_sets.spaces(connection, authority_id)
+    known_from = {month: first for month, (first, _) in known.items()}
     chunks = status_sets.stream_places(connection, authority_id, from_month=from_month, partitions=partitions)
     async for chunk in chunks:
         rows += len(chunk)
-        marked += _compare(judged, chunk)
+        marked += _compare(judged, chunk, known_from)
     contents = judged.contents
     if marked != len(contents.revoked) + len(contents.held):
         _wrong("it marks certificates that the store does not have as revoked or on hold")
@@ -90,7 +97,9 @@ async def judge_rows(
     months = range(from_month, (last if last is not None else from_month - 1) + 1)
     for month, index in (await status_sets.last_indexes(connection, authority_id, months)).items():
         first, following = spaces.get(month, (0, 0))
-        if not first <= index < following:
+        if first != known_from.get(month, 0) and month in spaces:
+            _wrong(f"month {month} begins with index {first}, not {known_from.get(month, 0)}")
+        if index >= known_from.get(month, 0) and not first <= index < following:
             _wrong(f"month {month} has index {index}, which it does not cover")
     return rows
 

@@ -93,11 +93,12 @@ class AuthorityState:
             _note(revoked, place.index, place.state == CertificateState.REVOKED.value)
             _note(held, place.index, place.state == CertificateState.HELD.value)
 
-    def snapshot(self, spaces: dict[int, int], *, from_month: int) -> SetState:
-        """The state as a value. `spaces`: the next index by month, of the same snapshot."""
+    def snapshot(self, spaces: dict[int, tuple[int, int]], *, from_month: int) -> SetState:
+        """The state as a value. `spaces`: the first index and the next one by month, of the same snapshot."""
         months = []
-        for month in sorted(spaces):
-            if month >= from_month and spaces[month] > 0:
+        for month, (first, following) in sorted(spaces.items()):
+            if month >= from_month and following > first:
                 revoked, held = self._marked.get(month, (array("Q"), array("Q")))
-                months.append(MonthState(month, 0, spaces[month], tuple(revoked), tuple(held)))
+                covered = [tuple(keys[bisect_left(keys, first) :]) for keys in (revoked, held)]
+                months.append(MonthState(month, first, following, covered[0], covered[1]))
         return SetState(tuple(months))

@@ -103,7 +103,7 @@ def fill_sqlite(path: Path, first: int, end: int) -> None:
         store.executemany(f"INSERT INTO feed ({', '.join(_FEED)}) VALUES (?, ?, ?, ?, ?)", filling.feed())
         store.execute("UPDATE counters SET value = ? WHERE name = 'feed'", (filling.last_seq,))
         for month in filling.months():
-            store.execute("INSERT OR REPLACE INTO status_indexes VALUES ('issuing', ?, ?)", (month, 1_000_000 + end))
+            store.execute("INSERT OR REPLACE INTO status_indexes VALUES ('issuing', ?, ?, 0)", (month, 1_000_000 + end))
     store.execute("PRAGMA journal_mode = WAL")
     store.close()
 
@@ -122,7 +122,7 @@ async def fill_postgres(server: Server, first: int, end: int) -> None:
         await store.execute("SELECT setval(pg_get_serial_sequence('certificates', 'id'), $1)", first_id + end - first)
         for month in filling.months():
             await store.execute(
-                "INSERT INTO status_indexes VALUES ('issuing', $1, $2) "
+                "INSERT INTO status_indexes VALUES ('issuing', $1, $2, 0) "
                 "ON CONFLICT (authority_id, month) DO UPDATE SET next_index = $2",
                 *(month, 1_000_000 + end),
             )

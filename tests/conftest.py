@@ -3,9 +3,17 @@
 from collections.abc import Iterator
 
 import pytest
+import structlog
 
 from tests.judges.bouncycastle import BouncyCastle
 from tests.running import Installation, Service
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_they_were() -> Iterator[None]:
+    """A command that is run in this process sets logging up for it: the next test finds it as it was."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

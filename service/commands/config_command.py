@@ -54,6 +54,8 @@ def describe(model: type[BaseModel], prefix: str = "") -> list[dict[str, Any]]:
             rows += describe(annotation, f"{prefix}{name}.")
             continue
         default = None if field.is_required() else field.get_default(call_default_factory=True)
+        if isinstance(default, frozenset):
+            default = sorted(default)
         shown = annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
         rows.append(
             {

@@ -86,7 +86,7 @@ def _key_identifier(authority: Authority, certificate: x509.Certificate) -> byte
 
 
 def _times(now_ms: int, previous: CrlRecord | None, not_after_ms: int, settings: CrlSettings) -> tuple[int, int]:
-    """(thisUpdate, nextUpdate) in whole seconds (DESIGN rules 5 and 8)."""
+    """(thisUpdate, nextUpdate) in whole seconds (rules 5 and 8)."""
     this_ms = now_ms // 1000 * 1000
     if previous is not None and this_ms < previous.this_update_ms:
         raise Unavailable("the clock is behind the thisUpdate of the last CRL", code="clock_behind", retry_after_s=1)

@@ -127,7 +127,7 @@ def _number_problems(view: CrlView, history: History) -> Iterator[Problem]:
 
 
 def _kept_from_ms(history: History) -> int:
-    """An entry whose certificate ended before was already there past its end, in the CRL before (DESIGN rule 3)."""
+    """An entry whose certificate ended before was already there past its end, in the CRL before (rule 3)."""
     return history.previous.this_update_ms if history.previous else 0
 
 

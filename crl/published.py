@@ -1,7 +1,7 @@
 """The newest CRL, and delta CRL, of each scope that was asked for, in memory.
 
 Owns the bytes until the feed says that there is a newer one. Only reads the store; gives out nothing that is past its
-nextUpdate (DESIGN rule 5). Knows no HTTP.
+nextUpdate (rule 5). Knows no HTTP.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""When CRLs are built and how long they live, checked before anything starts (DESIGN rule 5).
+"""When CRLs are built and how long they live, checked before anything starts (rule 5).
 
 Owns defaults and bounds; knows nothing of stores, clocks or keys.
 """
@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from core.settings import Settings
 
-#: No CRL lives longer, and none is built less often, whatever the settings say (DESIGN rule 5).
+#: No CRL lives longer, and none is built less often, whatever the settings say (rule 5).
 DAY_S: Final = 86_400
 
 

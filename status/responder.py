@@ -127,7 +127,7 @@ class Responder:
     # ---- what is kept
 
     def _now(self) -> int:
-        """The time. Raises Unavailable (code "clock_behind") where it stands behind one seen before (DESIGN rule 8)."""
+        """The time. Raises Unavailable (code "clock_behind") where it stands behind one seen before (rule 8)."""
         now_ms = self._clock()
         if now_ms >= self._latest_ms:
             self._latest_ms = now_ms

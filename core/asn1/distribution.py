@@ -1,7 +1,7 @@
 """Where an authority's CRLs are: one place for the URL, and for the bytes that certificate and CRL must share.
 
 A certificate's CRLDistributionPoints and its CRL's critical IssuingDistributionPoint carry the same
-DistributionPointName, byte for byte (RFC 5280 §5.2.5, DESIGN rule 7).
+DistributionPointName, byte for byte (RFC 5280 §5.2.5; rule 7).
 """
 
 from __future__ import annotations

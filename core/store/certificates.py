@@ -1,6 +1,6 @@
 """Certificates and their status.
 
-Owns the rule that `revoked` is final and `held` alone may go back to `good` (DESIGN rule 3): every change of state
+Owns the rule that `revoked` is final and `held` alone may go back to `good` (rule 3): every change of state
 goes through `revoke` and `release` here.
 """
 

@@ -1,4 +1,4 @@
-"""CRLs that were issued: numbers strictly increase per authority and partition, whoever builds (DESIGN rule 4).
+"""CRLs that were issued: numbers strictly increase per authority and partition, whoever builds (rule 4).
 
 A full CRL and the delta that is made with it have the same number. What goes into CRLs is read in core.store.listed.
 """

@@ -1,4 +1,4 @@
-"""Answers that were given, by caller and idempotency key, so that a retry gets the same one (DESIGN rule 11)."""
+"""Answers that were given, by caller and idempotency key, so that a retry gets the same one (rule 11)."""
 
 from __future__ import annotations
 

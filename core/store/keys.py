@@ -19,7 +19,7 @@ from core.model import KeyPurpose, KeyState
 from core.store import feed
 from core.store.schema import key_uses, keys
 
-#: Which states a state may change to; compromised and retired are final (DESIGN rule 2).
+#: Which states a state may change to; compromised and retired are final (rule 2).
 _TRANSITIONS: Final[dict[KeyState, frozenset[KeyState]]] = {
     KeyState.ACTIVE: frozenset({KeyState.FROZEN, KeyState.COMPROMISED, KeyState.RETIRED}),
     KeyState.FROZEN: frozenset({KeyState.ACTIVE, KeyState.COMPROMISED, KeyState.RETIRED}),

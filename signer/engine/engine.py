@@ -1,6 +1,6 @@
 """The signing engine: keys, batches and accounts put together behind one interface.
 
-Owns the order of things (DESIGN rules 1 and 2): a batch is signed only after the change feed was looked at and the uses
+Owns the order of things (rules 1 and 2): a batch is signed only after the change feed was looked at and the uses
 are durably reserved. Knows keys by id and digests as bytes; not HTTP, DER structures or policy. Every failure leaves as
 a core.errors class; native errors do not.
 """
@@ -396,7 +396,7 @@ class SigningEngine:
         await self._keyring.refresh()
 
     async def set_key_state(self, key_id: str, state: KeyState, actor: str) -> None:
-        """Changes a key's state. From the commit on no process signs with a key that is not active (DESIGN rule 2).
+        """Changes a key's state. From the commit on no process signs with a key that is not active (rule 2).
 
         Raises NotFound (code "key_unknown"), Refused (code "key_state").
         """

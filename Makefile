@@ -35,7 +35,7 @@ test: $(VENV)/.built-dev ## everything that judges the project: style, types, co
 lint: $(VENV)/.built-dev ## the part of `make test` that reads the sources only
 	$(BIN)/python -m pytest -q tests/test_sources.py
 
-bench: $(VENV)/.built-dev ## native core (each backend) beside tongsuopy and gmssl, /v1/sign beside aiohttp alone, devices
+bench: $(VENV)/.built-dev ## native core (each backend) beside tongsuopy, gmssl and OpenSSL, /v1/sign beside aiohttp alone, devices
 	@tools/apt-need.sh "the load generator" wrk
 	@for backend in $$($(BIN)/python -c 'from signer._native import cpu; print(*cpu.backends())'); do \
 	  QIANYAN_NATIVE_BACKEND=$$backend taskset -c 0 $(BIN)/python tests/bench/native_bench.py || exit 1; done

@@ -1,4 +1,4 @@
-"""Measure the native core beside tongsuopy and gmssl, all in one run.
+"""Measure the native core beside tongsuopy, gmssl and OpenSSL, all in one run.
 
 Usage: python tests/bench/native_bench.py [--json] [--rounds N] [--seconds S]
 
@@ -16,7 +16,9 @@ import importlib
 import json
 import os
 import platform
+import shutil
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -152,6 +154,25 @@ def gmssl() -> list[Case]:
     ]
 
 
+def openssl() -> dict[str, float]:
+    """By row, as `openssl speed` measures itself, a second each; empty where there is no such command."""
+    command = shutil.which("openssl")
+    if command is None:
+        return {}
+
+    def speed(*what: str) -> list[str]:
+        """The fields of the line that begins with +F: machine-readable results."""
+        arguments = [command, "speed", "-mr", "-seconds", "1", *what]
+        ran = subprocess.run(arguments, capture_output=True, text=True, check=True)
+        return next(line for line in ran.stdout.splitlines() if line.startswith("+F")).split(":")
+
+    *_, signed, verified = speed("sm2")
+    found = {"sign a message": float(signed), "verify a message": float(verified)}
+    for n in (64, 1024, 16384):
+        found[f"SM3 of {n} bytes"] = float(speed("-bytes", str(n), "-evp", "sm3")[-1]) / 1e6
+    return found
+
+
 def measure(case: Case, seconds: float) -> float:
     """The rate over about `seconds` of processor time."""
     case.work()
@@ -180,6 +201,11 @@ def collect(rounds: int, seconds: float) -> tuple[dict[str, dict[str, float]], d
     rows: dict[str, dict[str, float]] = {}
     for (row, who), rates in seen.items():
         rows.setdefault(row, {})[who] = statistics.median(rates)
+    beside = openssl()
+    for row, rate in beside.items():
+        rows[row]["openssl"] = rate
+    if not beside:
+        absent.append("openssl: no such command")
     return rows, {case.row: case.unit for case in cases}, absent
 
 
@@ -194,7 +220,7 @@ def processor() -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Measure the native core beside tongsuopy and gmssl.")
+    parser = argparse.ArgumentParser(description="Measure the native core beside tongsuopy, gmssl and OpenSSL.")
     parser.add_argument("--json", action="store_true", help="print a document instead of a table")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.1, help="processor time for each figure in each round")
@@ -204,7 +230,7 @@ def main() -> int:
     if args.json:
         print(json.dumps({"machine": machine, "rounds": args.rounds, "rows": rows, "units": units, "absent": absent}))
         return 0
-    who = ["qianyan", "tongsuopy", "gmssl"]
+    who = ["qianyan", "tongsuopy", "gmssl", "openssl"]
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
     print(f"{'one thread, median of ' + str(args.rounds):<40}" + "".join(f"{name:>14}" for name in who))
     for row, rates in rows.items():

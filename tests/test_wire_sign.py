@@ -21,6 +21,7 @@ from core.store.callers import Limits
 from core.store.database import open_database
 from service.wire import _sign
 from signer._native import sm2
+from signer.engine.backend import SoftwareBackend
 from signer.engine.keyuse import change_key_limits
 from signer.engine.settings import EngineSettings
 from signer.signing.settings import SigningSettings
@@ -290,6 +291,23 @@ async def test_requests_under_way(site: Site) -> None:
     got = await site.ask(site.sign(D), site.sign(D, key="none"))
     assert [answer.status for answer in got] == [200, 404]
     assert gate._counts.total(gate._place) == 0
+
+
+async def test_a_core_that_fails_keeps_nobody_in_the_gate(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    await site.limit("app", Limits(concurrent=4))
+    assert [answer.status for answer in await site.ask(*[site.sign(D)] * 3)] == [200] * 3
+
+    def broken(*_: object) -> bytes:
+        raise RuntimeError("the core is broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SoftwareBackend, "sign", broken)
+        got = await site.ask(*[site.sign(D)] * 3)
+        assert {answer.status for answer in got} <= {500, 503}
+    gate = site.callers.accounts["token:app"].gate
+    assert gate is not None
+    assert gate._counts.total(gate._place) == 0
+    assert [answer.status for answer in await site.ask(*[site.sign(D)] * 4)] == [200] * 4
 
 
 async def test_a_quota_is_never_overspent(site: Site) -> None:

@@ -162,7 +162,15 @@ class HotSigning:
             else:
                 self._apart(one.group, one.caller, one.gate)
         uses = [(one.key_id, one.caller.id, one.group.digests) for one in plain]
-        for one, raw in zip(plain, self._engine.sign_all_now(uses, APPLICATION_PURPOSES), strict=True):
+        try:
+            signed = self._engine.sign_all_now(uses, APPLICATION_PURPOSES)
+        except Exception as error:  # the native core's own: nothing was signed, and everybody leaves the gate
+            for one in plain:
+                if one.gate is not None:
+                    one.gate.leave(len(one.group.requests))
+                self._fail(one.group, error)
+            return
+        for one, raw in zip(plain, signed, strict=True):
             if raw is not None:
                 if one.gate is not None:
                     one.gate.leave(len(one.group.requests))

@@ -16,6 +16,7 @@ from typing import Final
 from aiohttp import web
 
 from core.clock import to_datetime
+from core.conditional import Representation, answer
 from crl.published import PublishedCrl
 from crl.service import CrlService
 
@@ -48,12 +49,11 @@ class CrlRoutes:
         published = await self._published.current(scope, delta=delta)
         headers = self._headers(published)
         squeezed = await published.gzip() if _wants_gzip(request) else None
-        if squeezed is None:
-            return _answer(request, published, headers)
-        headers |= {"ETag": f'"{published.tag}-gz"', "Content-Encoding": "gzip"}
-        if _unchanged(request, published, published.tag + "-gz"):
-            return web.Response(status=304, headers=headers)
-        return web.Response(body=squeezed, content_type=CONTENT_TYPE, headers=headers)
+        body, tag = published.body, published.tag
+        if squeezed is not None:
+            body, tag = squeezed, published.tag + "-gz"
+            headers |= {"ETag": f'"{tag}"', "Content-Encoding": "gzip"}
+        return answer(request, Representation(body, tag, _modified(published), CONTENT_TYPE, dates_tell=True), headers)
 
     def _headers(self, published: PublishedCrl) -> dict[str, str]:
         planned_ms = max(published.this_update_ms + self._period_ms, self._clock() + _LATE_MS)
@@ -82,56 +82,3 @@ def _wants_gzip(request: web.Request) -> bool:
 
 def _modified(published: PublishedCrl) -> datetime:
     return to_datetime(published.this_update_ms)
-
-
-def _answer(request: web.Request, published: PublishedCrl, headers: dict[str, str]) -> web.Response:
-    """The CRL, a part of it, or that the client has it (RFC 9110 §13, §14)."""
-    if _unchanged(request, published, published.tag):
-        return web.Response(status=304, headers=headers)
-    size = len(published.body)
-    asked = _range(request, published, size)
-    if asked is None:
-        return web.Response(body=published.body, content_type=CONTENT_TYPE, headers=headers)
-    start, end = asked
-    if start >= end:
-        return web.Response(status=416, headers={"Content-Range": f"bytes */{size}"})
-    headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
-    return web.Response(status=206, body=published.body[start:end], content_type=CONTENT_TYPE, headers=headers)
-
-
-def _unchanged(request: web.Request, published: PublishedCrl, own_tag: str) -> bool:
-    """If-None-Match, else If-Modified-Since (RFC 9110 §13.2.2)."""
-    try:
-        tags = request.if_none_match
-    except ValueError:
-        return False
-    if tags is not None:
-        return any(tag.value in (own_tag, "*") for tag in tags)
-    since = request.if_modified_since
-    return since is not None and _modified(published) <= since
-
-
-def _range(request: web.Request, published: PublishedCrl, size: int) -> tuple[int, int] | None:
-    """(start, end) of a single satisfiable range; (0, 0) for one that is not; None where all of it is to be sent."""
-    if request.method != "GET" or not _range_applies(request, published):
-        return None
-    try:
-        asked = request.http_range
-    except ValueError:
-        return None  # several ranges, another unit or nonsense: a server may ignore Range (RFC 9110 §14.2)
-    if asked.start is None:
-        return None
-    if asked.start == 0 and "=-" in request.headers["Range"]:
-        return 0, 0  # the last no bytes
-    start, end, _ = slice(asked.start, asked.stop).indices(size)
-    return (start, end) if start < end else (0, 0)
-
-
-def _range_applies(request: web.Request, published: PublishedCrl) -> bool:
-    """If-Range: the part is wanted only of the same CRL (RFC 9110 §13.1.5)."""
-    condition = request.headers.get("If-Range")
-    if condition is None:
-        return True
-    if condition.startswith('"'):
-        return condition == f'"{published.tag}"'
-    return request.if_range == _modified(published)

@@ -15,6 +15,7 @@ from typing import Final
 from aiohttp import web
 
 from core.clock import to_datetime
+from core.conditional import Representation, answer
 from status.set.published import ServedFile
 from status.set.service import StatusSetService
 
@@ -47,7 +48,9 @@ class StatusSetRoutes:
 
     async def _get(self, request: web.Request, *, delta: bool) -> web.Response:
         served = await self._published.current(request.match_info["authority"], delta=delta)
-        return _answer(request, served, self._headers(served, delta))
+        # Two files may be of one second.
+        file = Representation(served.body, served.tag, _modified(served), CONTENT_TYPE, dates_tell=False)
+        return answer(request, file, self._headers(served, delta))
 
     def _headers(self, served: ServedFile, delta: bool) -> dict[str, str]:
         now_ms = self._clock()
@@ -67,52 +70,3 @@ class StatusSetRoutes:
 
 def _modified(served: ServedFile) -> datetime:
     return to_datetime(served.this_update_ms)
-
-
-def _answer(request: web.Request, served: ServedFile, headers: dict[str, str]) -> web.Response:
-    """The file, a part of it, or that the client has it (RFC 9110 §13, §14)."""
-    if _unchanged(request, served):
-        return web.Response(status=304, headers=headers)
-    size = len(served.body)
-    asked = _range(request, served, size)
-    if asked is None:
-        return web.Response(body=served.body, content_type=CONTENT_TYPE, headers=headers)
-    start, end = asked
-    if start >= end:
-        return web.Response(status=416, headers={"Content-Range": f"bytes */{size}"})
-    headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
-    return web.Response(status=206, body=served.body[start:end], content_type=CONTENT_TYPE, headers=headers)
-
-
-def _unchanged(request: web.Request, served: ServedFile) -> bool:
-    """If-None-Match, else If-Modified-Since (RFC 9110 §13.2.2); of two files of one second only a tag tells."""
-    try:
-        tags = request.if_none_match
-    except ValueError:
-        return False
-    if tags is not None:
-        return any(tag.value in (served.tag, "*") for tag in tags)
-    since = request.if_modified_since
-    return since is not None and _modified(served) < since
-
-
-def _range(request: web.Request, served: ServedFile, size: int) -> tuple[int, int] | None:
-    """(start, end) of a single satisfiable range; (0, 0) for one that is not; None where all of it is to be sent."""
-    if request.method != "GET" or not _range_applies(request, served):
-        return None
-    try:
-        asked = request.http_range
-    except ValueError:
-        return None  # several ranges, another unit or nonsense: a server may ignore Range (RFC 9110 §14.2)
-    if asked.start is None:
-        return None
-    if asked.start == 0 and "=-" in request.headers["Range"]:
-        return 0, 0  # the last no bytes
-    start, end, _ = slice(asked.start, asked.stop).indices(size)
-    return (start, end) if start < end else (0, 0)
-
-
-def _range_applies(request: web.Request, served: ServedFile) -> bool:
-    """If-Range: the part is wanted only of the same file; dates are too coarse to tell (RFC 9110 §13.1.5)."""
-    condition = request.headers.get("If-Range")
-    return condition is None or condition == f'"{served.tag}"'

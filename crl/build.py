@@ -16,11 +16,11 @@ from core.asn1.x509 import key_identifier, load_certificate
 from core.audit import AuditEvent
 from core.clock import Clock, from_datetime
 from core.errors import Refused, Unavailable
-from core.store import audit, authorities, counters, crl_leases, crl_points, crls, feed, listed, outbox, restored
+from core.store import audit, authorities, counters, crl_points, crls, feed, leases, listed, outbox, restored
 from core.store.authorities import Authority
-from core.store.crl_leases import CrlLease
 from core.store.crls import CrlRecord, CrlSummary
 from core.store.database import Database
+from core.store.leases import Lease
 from crl import facts
 from crl._entries import Entries, Row
 from crl._reader import Finds
@@ -211,7 +211,7 @@ async def publish(
     database: Database,
     record: CrlRecord,
     delta: CrlRecord | None,
-    lease: CrlLease,
+    lease: Lease,
     clock: Clock,
     settings: CrlSettings,
     *,
@@ -219,7 +219,7 @@ async def publish(
 ) -> None:
     """Publishes checked CRLs: rows, feed, outbox and audit in one transaction, and the lease given back in it.
 
-    Raises Conflict (code "crl_lease", "crl_number", "crl_feed"); Unavailable.
+    Raises Conflict (code "lease_lost", "crl_number", "crl_feed"); Unavailable.
     """
     subject = f"{record.authority_id}/{record.partition}"
     detail: dict[str, str | int] = {
@@ -236,7 +236,7 @@ async def publish(
         }
     async with database.write() as connection:
         at_ms = await counters.advance_time(connection, clock())
-        await crl_leases.require(connection, lease)
+        await leases.require(connection, lease)
         await crls.publish(connection, record, delta=delta, at_ms=at_ms)
         await crls.prune(
             connection, record.authority_id, record.partition, keep=settings.keep, keep_bytes=settings.keep_bytes

@@ -20,12 +20,13 @@ from prometheus_client import CollectorRegistry
 
 from core.clock import Clock
 from core.errors import Conflict, QianyanError, Unavailable
+from core.lease import Leases
 from core.ports import SignatureVerifier, Signer
-from core.store import authorities, crl_leases, crls
-from core.store.crl_leases import CrlLease
+from core.store import authorities, crls, leases
 from core.store.crls import CrlRecord, CrlSummary
 from core.store.database import Database
 from core.store.follow import FeedFollower
+from core.store.leases import Lease
 from crl import build as steps
 from crl import points
 from crl._entries import Draft, Entries
@@ -41,7 +42,6 @@ from crl.check import (
 )
 from crl.facts import Known
 from crl.files import CrlFiles
-from crl.lease import Leases
 from crl.metrics import CrlMetrics
 from crl.published import PublishedCrls
 from crl.schedule import Schedule, Scope, ScopeState
@@ -176,7 +176,7 @@ class CrlService:
                         stock.entries = None  # a thread that nobody waits for any more may still read them
                     raise
 
-    async def _build(self, scope: Scope, snapshot: Snapshot, stock: Stock, lease: CrlLease, actor: str) -> CrlRecord:
+    async def _build(self, scope: Scope, snapshot: Snapshot, stock: Stock, lease: Lease, actor: str) -> CrlRecord:
         """Draft, check, sign, check, publish. Neither CRL is signed before both were checked."""
         kept_s = snapshot.kept_from_ms // 1000
         drafts = [await asyncio.to_thread(make_draft, snapshot.entries, snapshot.contents, snapshot.changes, kept_s)]
@@ -367,14 +367,14 @@ class CrlService:
         await self._refresh()
         async with self._database.read() as connection:
             deltas = {(s.authority_id, s.partition): s for s in await crls.summaries(connection, delta=True)}
-            leases = {(x.authority_id, x.partition): x for x in await crl_leases.list_all(connection)}
+            builders = {(x.authority_id, x.partition): x for x in await leases.list_all(connection)}
         now_ms = self.clock()
         return [
-            self._status(state, now_ms, deltas.get(scope), leases.get(scope))
+            self._status(state, now_ms, deltas.get(scope), builders.get(scope))
             for scope, state in sorted(self._schedule.scopes.items())
         ]
 
-    def _status(self, state: ScopeState, now_ms: int, delta: CrlSummary | None, lease: CrlLease | None) -> ScopeStatus:
+    def _status(self, state: ScopeState, now_ms: int, delta: CrlSummary | None, lease: Lease | None) -> ScopeStatus:
         newest = state.newest
         seconds_left = (newest.next_update_ms - now_ms) / 1000 if newest else None
         if newest is None or (delta is not None and delta.number < newest.number):

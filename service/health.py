@@ -66,6 +66,8 @@ class Health:
             ("ocsp_signer", self._ocsp_signer),
             ("crl", self._crl),
         ]
+        if self._node.loaded.settings.status_set.enabled:
+            checks.append(("status_set", self._status_set))
         if self._node.hsm is not None:
             checks.append(("hsm", self._hsm))
         if self._tls is not None:
@@ -142,4 +144,21 @@ class Health:
                     code="crl_late",
                 )
             left.append(left_s)
+        return f"{len(left)} current, the shortest for {min(left, default=0)} s more"
+
+    async def _status_set(self) -> str:
+        left = []
+        for standing in await self._node.status_set.status():
+            if standing.next_update_ms is None:
+                if standing.failures:
+                    raise Unavailable(
+                        f"no status set for {standing.authority_id}: {standing.last_error}", code="status_set_missing"
+                    )
+                continue  # the first one is on its way
+            left.append((standing.next_update_ms - self._node.clock()) // 1000)
+            if left[-1] <= 0:
+                raise Unavailable(
+                    f"the status set of {standing.authority_id} is past its end: see the log, or qianyan set build",
+                    code="status_set_stale",
+                )
         return f"{len(left)} current, the shortest for {min(left, default=0)} s more"

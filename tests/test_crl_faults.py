@@ -19,7 +19,7 @@ import crl.service
 from core.clock import system_clock
 from core.errors import Conflict, Refused, Unavailable
 from core.model import KeyPurpose, KeyState, RevocationReason
-from core.store import audit, crl_leases, crl_points, crls, keys
+from core.store import audit, crl_points, crls, keys, leases
 from core.store.keys import KeyRecord
 from core.store.schema import authorities as authorities_table
 from core.store.schema import crls as crls_table
@@ -173,11 +173,11 @@ async def test_a_builder_that_was_passed_over_publishes_nothing(world: World, cl
         calls += 1
         if calls == 1:
             async with world.database.write() as connection:
-                lease = await crl_leases.get(connection, "issuing", 0)
+                lease = await leases.get(connection, "issuing", 0)
                 assert lease is not None
-                taken = await crl_leases.acquire(connection, "issuing", 0, "elsewhere", over=lease)
+                taken = await leases.acquire(connection, "issuing", 0, "elsewhere", over=lease)
                 assert taken is not None
-                await crl_leases.release(connection, taken)
+                await leases.release(connection, taken)
         await real(*arguments, **named)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -186,21 +186,21 @@ async def test_a_builder_that_was_passed_over_publishes_nothing(world: World, cl
     assert calls == 2, "the first attempt was fenced off, the second one had a lease again"
     await whole(world, {1, 2, 3})
     async with world.database.read() as connection:
-        lease = await crl_leases.get(connection, "issuing", 0)
+        lease = await leases.get(connection, "issuing", 0)
     assert lease is not None
     assert (lease.epoch, lease.held) == (4, False)
 
 
 async def test_a_scope_that_another_builds_is_left_to_it(world: World) -> None:
     async with world.database.write() as connection:
-        lease = await crl_leases.acquire(connection, "issuing", 0, "elsewhere/0/1/0")
+        lease = await leases.acquire(connection, "issuing", 0, "elsewhere/0/1/0")
     assert lease is not None
     service = world.service()
     assert await service.build_due() == 0
     (status,) = await service.status()
     assert (status.building, status.builder, status.failures) == (True, "elsewhere/0/1/0", 0)
     async with world.database.write() as connection:
-        await crl_leases.release(connection, lease)
+        await leases.release(connection, lease)
     assert await service.build_due() == 1
     assert (await service.status())[0].builder != "elsewhere/0/1/0"
 

@@ -9,14 +9,14 @@ import sqlalchemy as sa
 from sqlalchemy import delete
 
 from core.errors import Conflict, NotFound, Refused
+from core.lease import Leases
 from core.model import RevocationReason
-from core.store import authorities, certificates, crl_leases, crl_points, crls, feed, listed
+from core.store import authorities, certificates, crl_points, crls, feed, leases, listed
 from core.store.crls import CrlRecord
 from core.store.database import Database, _alembic, open_database, upgrade_database
 from crl._entries import Entries
 from crl._reader import Listing
 from crl.builder import CrlContents, make_draft
-from crl.lease import Leases
 from crl.points import settled
 from tests.crl_world import PUBLIC_URL, make_world
 from tests.store_world import BACKENDS, NOW_MS, authority, certificate, fresh_store
@@ -150,28 +150,28 @@ async def test_what_is_kept_is_bounded_in_bytes_too(database: Database) -> None:
 
 async def test_a_lease_is_one_holders_and_fences_the_one_before(database: Database) -> None:
     async with database.write() as connection:
-        first = await crl_leases.acquire(connection, *SCOPE, "a")
+        first = await leases.acquire(connection, *SCOPE, "a")
     assert first is not None
     async with database.write() as connection:
-        assert await crl_leases.acquire(connection, *SCOPE, "b") is None
-        await crl_leases.renew(connection, first)
+        assert await leases.acquire(connection, *SCOPE, "b") is None
+        await leases.renew(connection, first)
     async with database.write() as connection:
-        assert await crl_leases.acquire(connection, *SCOPE, "b", over=first) is None, "it has moved since"
-        seen = await crl_leases.get(connection, *SCOPE)
+        assert await leases.acquire(connection, *SCOPE, "b", over=first) is None, "it has moved since"
+        seen = await leases.get(connection, *SCOPE)
         assert seen is not None
-        second = await crl_leases.acquire(connection, *SCOPE, "b", over=seen)
+        second = await leases.acquire(connection, *SCOPE, "b", over=seen)
     assert second is not None
     assert second.epoch == first.epoch + 1
-    for late in (crl_leases.renew, crl_leases.require):
+    for late in (leases.renew, leases.require):
         with pytest.raises(Conflict) as refused:
             async with database.write() as connection:
                 await late(connection, first)
-        assert refused.value.code == "crl_lease"
+        assert refused.value.code == "lease_lost"
     async with database.write() as connection:
-        await crl_leases.release(connection, first)
-        assert await crl_leases.list_all(connection) == [second]
-        await crl_leases.require(connection, second)
-        assert await crl_leases.acquire(connection, *SCOPE, "c") is not None
+        await leases.release(connection, first)
+        assert await leases.list_all(connection) == [second]
+        await leases.require(connection, second)
+        assert await leases.acquire(connection, *SCOPE, "c") is not None
 
 
 async def test_a_silent_holder_is_taken_over_after_its_life_by_a_watch_of_ones_own(database: Database) -> None:
@@ -184,7 +184,7 @@ async def test_a_silent_holder_is_taken_over_after_its_life_by_a_watch_of_ones_o
     watch[0] += 14
     assert await other.acquire(SCOPE) is None
     async with database.write() as connection:
-        await crl_leases.renew(connection, lease)
+        await leases.renew(connection, lease)
     watch[0] += 14
     assert await other.acquire(SCOPE) is None, "it showed life"
     watch[0] += 15
@@ -192,14 +192,14 @@ async def test_a_silent_holder_is_taken_over_after_its_life_by_a_watch_of_ones_o
 
 
 async def test_a_holder_that_ended_on_this_machine_is_taken_over_at_once(database: Database) -> None:
-    leases = Leases(database, 600)
+    kept = Leases(database, 600)
     async with database.write() as connection:
-        gone = f"{leases._machine}/{(1 << 22) + 5}/0"
-        assert await crl_leases.acquire(connection, *SCOPE, gone) is not None
-    assert await leases.acquire(SCOPE) is not None
+        gone = f"{kept._machine}/{(1 << 22) + 5}/0"
+        assert await leases.acquire(connection, *SCOPE, gone) is not None
+    assert await kept.acquire(SCOPE) is not None
     async with database.write() as connection:
-        await crl_leases.acquire(connection, "issuing", 1, f"elsewhere/0/{(1 << 22) + 5}/0")
-    assert await leases.acquire(("issuing", 1)) is None, "another machine's processes are not ours to know"
+        await leases.acquire(connection, "issuing", 1, f"elsewhere/0/{(1 << 22) + 5}/0")
+    assert await kept.acquire(("issuing", 1)) is None, "another machine's processes are not ours to know"
 
 
 async def test_partitions_open_and_close_and_keep_their_address(database: Database) -> None:

@@ -7,15 +7,18 @@ import random
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
+from prometheus_client import CollectorRegistry
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.errors import Conflict, Unavailable
 from core.model import RevocationReason, serial_to_bytes
-from core.store import status_sets
+from core.store import leases, status_sets
+from core.store.database import Database
 from core.store.restored import go_ahead
 from core.store.schema import authorities as authorities_table
 from core.store.schema import certificates as certificates_table
@@ -264,6 +267,54 @@ async def test_two_builders_number_in_one_row(any_world: SetWorld) -> None:
     assert published is not None
     assert published.delta.number == 2 + 8
     assert len(world.load(published).contents.revoked) == 4
+
+
+async def test_one_of_two_builders_does_the_work(any_world: SetWorld) -> None:
+    world = any_world
+    made = await world.issue_many(20)
+    registry = CollectorRegistry()
+    other = world.new_service(world.service.settings, registry)
+    await world.service.build("issuing")
+    for count, (serial, _) in enumerate(made[:4], start=1):
+        await world.revoke(serial)
+        world.clock.advance(5)
+        assert sum(await asyncio.gather(world.service.build_due(), other.build_due())) == 1
+        assert (await world.published()).delta.number == 2 + count
+    mine = world.metric("qianyan_status_set_builds_total", outcome="delta") or 0
+    others = registry.get_sample_value("qianyan_status_set_builds_total", {"outcome": "delta"}) or 0
+    assert mine + others == 4
+
+
+async def test_a_builder_waits_for_the_lease_and_cannot_publish_without_it(
+    any_world: SetWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = any_world
+    ((serial, _),) = await world.issue_many(1)
+    await world.service.build("issuing")
+    await world.revoke(serial)
+    world.clock.advance(5)
+    scope = ("issuing", leases.STATUS_SET)
+    async with world.database.write() as connection:
+        lease = await leases.acquire(connection, *scope, "elsewhere/0/1/0")
+    assert lease is not None
+    assert await world.service.build_due() == 0
+    async with world.database.write() as connection:
+        await leases.release(connection, lease)
+    publish = steps.publish
+
+    async def passed_over(database: Database, records: Any, lease: leases.Lease, *rest: Any, **more: Any) -> None:
+        monkeypatch.setattr(steps, "publish", publish)
+        async with database.write() as connection:
+            taken = await leases.acquire(connection, *scope, "elsewhere/0/2/0", over=lease)
+            assert taken is not None
+            await leases.release(connection, taken)
+        await publish(database, records, lease, *rest, **more)
+
+    monkeypatch.setattr(steps, "publish", passed_over)
+    number = (await world.published()).delta.number
+    assert await world.service.build_due() == 0, "another builder took the lease over meanwhile"
+    assert (await world.published()).delta.number == number
+    assert await world.service.build_due() == 1
 
 
 async def test_publication_refuses_what_is_not_next(any_world: SetWorld) -> None:

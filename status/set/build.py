@@ -17,9 +17,10 @@ from core.asn1.x509 import key_identifier, load_certificate, spki_of_certificate
 from core.audit import AuditEvent
 from core.clock import Clock, from_datetime, to_datetime
 from core.errors import Refused, Unavailable
-from core.store import audit, authorities, counters, restored, status_sets
+from core.store import audit, authorities, counters, leases, restored, status_sets
 from core.store.authorities import Authority
 from core.store.database import Database
+from core.store.leases import Lease
 from core.store.status_sets import Published, StatusSetRecord
 from qianyan_status import StatusSet, StatusSetError, load
 from status.set.format import Base, Heading, MonthState, SetState, delta_tbs, join, set_tbs, sm3
@@ -43,6 +44,11 @@ class Snapshot:
     heading: Heading
     live_from: int
     published: Published | None
+
+    @property
+    def number_published(self) -> int | None:
+        """Of the newest file; None where there is none."""
+        return None if self.published is None else self.published.delta.number
 
 
 def builds_sets(authority: Authority, now_ms: int) -> bool:
@@ -196,9 +202,15 @@ def as_record(snapshot: Snapshot, unsigned: Unsigned, base_number: int, body: by
     )
 
 
-async def publish(database: Database, records: list[StatusSetRecord], clock: Clock, *, actor: str, keep: int) -> None:
-    """Publishes judged files: rows, feed and audit in one transaction. Raises Conflict; Unavailable."""
+async def publish(
+    database: Database, records: list[StatusSetRecord], lease: Lease, clock: Clock, *, actor: str, keep: int
+) -> None:
+    """Publishes judged files: rows, feed, audit and the lease's return in one transaction.
+
+    Raises Conflict, where another builder has the lease by now among others; Unavailable.
+    """
     async with database.write() as connection:
+        await leases.require(connection, lease)
         at_ms = await counters.advance_time(connection, clock())
         await status_sets.publish(connection, records, at_ms=at_ms)
         await status_sets.prune(connection, records[0].authority_id, keep=keep)

@@ -37,6 +37,11 @@ class AuthorityDue:
     last_error: str | None = None
     judged_wrong: bool = False
 
+    @property
+    def number(self) -> int | None:
+        """Of the newest file."""
+        return None if self.newest is None else self.newest.number
+
     def note_entry(self, kind: str, seq: int, at_ms: int) -> None:
         """Takes in an entry of the feed, where no file reflects it."""
         if self.newest is not None and seq <= self.newest.feed_seq:

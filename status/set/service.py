@@ -1,8 +1,8 @@
 """Builds status sets when they are due, and never publishes one that the judge refuses.
 
-Owns the loop's rhythm and the order of the steps: read, encode, judge, sign, check the signature, publish. One feed
-position to a file: everything in it, and everything it is judged by, is of one read transaction. Knows no HTTP and no
-private key; `service` owns the task that runs `run()`.
+Owns the loop's rhythm and the order of the steps: take the lease, read, encode, judge, sign, check the signature,
+publish. One feed position to a file: everything in it, and everything it is judged by, is of one read transaction.
+Knows no HTTP and no private key; `service` owns the task that runs `run()`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from core.asn1.x509 import public_key_of_certificate, split_signed
 from core.clock import Clock
 from core.errors import Conflict, QianyanError, Refused, Unavailable
+from core.lease import Leases
 from core.ports import SignatureVerifier, Signer
-from core.store import feed, status_sets
+from core.store import authorities, feed, leases, status_sets
 from core.store.database import Database
 from core.store.follow import FeedFollower
 from core.store.status_sets import StatusSetRecord
@@ -95,21 +96,31 @@ class StatusSetService:
         self._states: dict[str, AuthorityState] = {}
         self._bases: dict[str, tuple[int, bytes, Base]] = {}
         self._building = asyncio.Lock()
+        self._leases = Leases(database, settings.lease_s)
         self.published = PublishedSets(database, follower, clock)
         self._metrics.watch(self._schedule.freshness)
 
     async def build(self, authority_id: str, *, whole: bool = False, actor: str = "system") -> list[StatusSetRecord]:
         """Builds, judges and publishes the next file of an authority: a delta, or a set with its first delta.
 
-        whole: a new set in any case. Where another builder publishes meanwhile, it is done again on top of that.
-        Raises NotFound; Refused (the judge's code, or the key's state); Busy; Unavailable; Conflict.
+        whole: a new set in any case. Waits while another builder is at it, at most `timeout_s`.
+        Raises NotFound; Refused (the judge's code, or the key's state); Busy; Unavailable; Conflict where other
+        builders always took over.
         """
+        records = await self._try(authority_id, whole, actor)
+        assert records is not None
+        return records
+
+    async def _try(
+        self, authority_id: str, whole: bool, actor: str, due: AuthorityDue | None = None
+    ) -> list[StatusSetRecord] | None:
+        """As `build`; with `due`, None where another builder is at it, or was since that was found out."""
         async with self._building:
             for attempt in range(_ATTEMPTS):
                 began_ms = self.clock()
                 try:
                     async with asyncio.timeout(self.settings.timeout_s):
-                        records = await self._attempt(authority_id, whole, actor)
+                        records = await self._attempt(authority_id, whole, actor, due)
                 except TimeoutError as error:
                     self._metrics.builds.labels("unavailable").inc()
                     raise Unavailable(
@@ -117,6 +128,8 @@ class StatusSetService:
                     ) from error
                 except Conflict:
                     self._metrics.builds.labels("superseded").inc()
+                    if due is not None:
+                        return None
                     continue
                 except JudgedWrong as error:
                     self._metrics.builds.labels("judged_wrong").inc()
@@ -129,18 +142,30 @@ class StatusSetService:
                     self._states.pop(authority_id, None)
                     self._metrics.builds.labels(error.kind if isinstance(error, QianyanError) else "internal").inc()
                     raise
-                self._note_built(records, self.clock() - began_ms)
+                if records is not None:
+                    self._note_built(records, self.clock() - began_ms)
                 return records
         raise Conflict(f"other builders of {authority_id}'s status set were always faster", code="set_number")
 
-    async def _attempt(self, authority_id: str, whole: bool, actor: str) -> list[StatusSetRecord]:
-        now_ms = self.clock()
+    async def _attempt(
+        self, authority_id: str, whole: bool, actor: str, due: AuthorityDue | None
+    ) -> list[StatusSetRecord] | None:
         async with self._database.read() as connection:
-            snapshot = await steps.take_snapshot(
-                connection, authority_id, now_ms, await feed.head(connection), self.settings
-            )
-            records = await self._files(connection, snapshot, whole)
-        await steps.publish(self._database, records, self.clock, actor=actor, keep=self.settings.keep)
+            await authorities.get(connection, authority_id)
+        scope = (authority_id, leases.STATUS_SET)
+        lease = await (self._leases.wait(scope) if due is None else self._leases.acquire(scope))
+        if lease is None:
+            return None
+        async with self._leases.kept(lease):
+            now_ms = self.clock()
+            async with self._database.read() as connection:
+                snapshot = await steps.take_snapshot(
+                    connection, authority_id, now_ms, await feed.head(connection), self.settings
+                )
+                if due is not None and snapshot.number_published != due.number:
+                    raise Conflict("another builder was faster", code="set_number")
+                records = await self._files(connection, snapshot, whole)
+            await steps.publish(self._database, records, lease, self.clock, actor=actor, keep=self.settings.keep)
         return records
 
     async def _files(self, connection: AsyncConnection, snapshot: Snapshot, whole: bool) -> list[StatusSetRecord]:
@@ -270,7 +295,8 @@ class StatusSetService:
 
     async def _build_one(self, due: AuthorityDue) -> int:
         try:
-            await self.build(due.authority_id)
+            if await self._try(due.authority_id, False, "system", due) is None:
+                return 0  # another builder's file is seen with the next look
         except Exception as error:
             known = isinstance(error, QianyanError)
             wrong = isinstance(error, JudgedWrong) or (isinstance(error, Refused) and error.code == "set_unreadable")

@@ -47,6 +47,9 @@ class StatusSetSettings(Settings):
     timeout_s: int = Field(default=300, ge=1)
     """How long one build may take before it is given up and tried again."""
 
+    lease_s: float = Field(default=15.0, ge=1, le=600)
+    """How long a builder may be silent before another one, of another worker or node, takes over."""
+
     back_off_first_s: float = Field(default=1.0, gt=0)
     """The wait after a first failure; it doubles with each one that follows."""
 

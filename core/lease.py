@@ -1,7 +1,7 @@
-"""Holds a scope's lease while its CRL is built, so that one builder works on it at a time, wherever it runs.
+"""Holds a scope's lease while its CRL or status set is built: one builder works on it at a time, wherever it runs.
 
 Owns what this process has seen of others' leases. That a builder that was passed over publishes nothing is not for this
-module to ensure: the publishing transaction names the lease (core/store/crl_leases.py).
+module to ensure: the publishing transaction names the lease (core/store/leases.py).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Final
 import structlog
 
 from core.errors import Conflict, Unavailable
-from core.store import crl_leases
-from core.store.crl_leases import CrlLease
+from core.store import leases
 from core.store.database import Database
+from core.store.leases import Lease
 
 log = structlog.get_logger()
 
@@ -52,27 +52,27 @@ class Leases:
         self._seen: dict[tuple[str, int], tuple[int, int, float]] = {}
         _HERE.add(self._holder)
 
-    async def acquire(self, scope: tuple[str, int]) -> CrlLease | None:
+    async def acquire(self, scope: tuple[str, int]) -> Lease | None:
         """The lease; None while another builder has it and lives. Raises Unavailable."""
         async with self._database.read() as connection:
-            found = await crl_leases.get(connection, *scope)
+            found = await leases.get(connection, *scope)
         over = found if found is not None and found.held and self._ended(scope, found) else None
         if found is not None and found.held and over is None:
             return None
         async with self._database.write() as connection:
-            lease = await crl_leases.acquire(connection, *scope, self._holder, over=over)
+            lease = await leases.acquire(connection, *scope, self._holder, over=over)
         if lease is not None and over is not None:
-            log.warning("crl.lease_taken", authority=scope[0], partition=scope[1], holder=over.holder)
+            log.warning("lease.taken", authority=scope[0], partition=scope[1], holder=over.holder)
         self._seen.pop(scope, None)
         return lease
 
-    async def wait(self, scope: tuple[str, int]) -> CrlLease:
+    async def wait(self, scope: tuple[str, int]) -> Lease:
         """The lease, when its holder is done or silent for too long; the caller limits the time."""
         while (lease := await self.acquire(scope)) is None:  # noqa: ASYNC110 - other processes set no event
             await asyncio.sleep(_LOOK_EVERY_S)
         return lease
 
-    def _ended(self, scope: tuple[str, int], lease: CrlLease) -> bool:
+    def _ended(self, scope: tuple[str, int], lease: Lease) -> bool:
         """Whether its holder is a process of this machine that is gone, or showed no life for a lease's life."""
         machine, _, rest = lease.holder.partition(f"{self._machine}/")
         pid = rest.partition("/")[0]
@@ -88,31 +88,31 @@ class Leases:
         return now - since >= self._life_s
 
     @asynccontextmanager
-    async def kept(self, lease: CrlLease) -> AsyncIterator[None]:
+    async def kept(self, lease: Lease) -> AsyncIterator[None]:
         """Shows life while the block runs; gives the lease back where the block did not use it up."""
-        beating = asyncio.create_task(self._beat(lease), name="crl lease")
+        beating = asyncio.create_task(self._beat(lease), name="lease")
         try:
             yield
         except BaseException:
             with suppress(Unavailable):  # it ends by itself
                 async with self._database.write() as connection:
-                    await crl_leases.release(connection, lease)
+                    await leases.release(connection, lease)
             raise
         finally:
             beating.cancel()
             with suppress(asyncio.CancelledError):
                 await beating
 
-    async def _beat(self, lease: CrlLease) -> None:
+    async def _beat(self, lease: Lease) -> None:
         while True:
             await asyncio.sleep(self._life_s / 3)
             try:
                 async with self._database.write() as connection:
-                    await crl_leases.renew(connection, lease)
+                    await leases.renew(connection, lease)
             except Conflict:
                 return  # the publication will say so
             except Unavailable as error:
-                log.warning("crl.lease_not_renewed", authority=lease.authority_id, detail=str(error))
+                log.warning("lease.not_renewed", authority=lease.authority_id, detail=str(error))
 
 
 def _lives(pid: int) -> bool:

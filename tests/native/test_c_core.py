@@ -27,12 +27,12 @@ def test_arithmetic(tmp_path: Path, compiler: str, field: str) -> None:
     assert " 0 failures" in ran.stdout
 
 
+# gcc's -O1 is the sanitizers' build.
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("optimisation", ["-O1", "-O3"])
-@pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.mark.parametrize(("compiler", "optimisation"), [("gcc", "-O3"), ("clang", "-O1")])
 def test_operations(tmp_path: Path, compiler: str, optimisation: str) -> None:
     sources = [OPERATIONS, *core_sources()]
-    program = compile_program(tmp_path / "t", compiler, sources, optimisation, "-DSM2_VERIFY")
+    program = compile_program(tmp_path / "t", need(compiler), sources, optimisation, "-DSM2_VERIFY")
     ran = run(str(program))
     assert ran.returncode == 0, ran.stderr
     assert "portable: 0 failures" in ran.stdout

@@ -51,7 +51,7 @@ def divisions(objects: list[Path]) -> list[str]:
 
 
 @pytest.mark.parametrize("compiler", COMPILERS)
-@pytest.mark.parametrize("optimisation", ["-O1", "-O2", "-O3"])
+@pytest.mark.parametrize("optimisation", OPTIMISATIONS)
 def test_nothing_divides(tmp_path: Path, compiler: str, optimisation: str) -> None:
     assert divisions(compile_objects(tmp_path, compiler, optimisation, "-fPIC")) == []
 

@@ -67,7 +67,7 @@ class Health:
             ("crl", self._crl),
         ]
         if self._node.loaded.settings.status_set.enabled:
-            checks.append(("status_set", self._status_set))
+            checks.append(("status_set", self.status_set))
         if self._node.hsm is not None:
             checks.append(("hsm", self._hsm))
         if self._tls is not None:
@@ -146,7 +146,8 @@ class Health:
             left.append(left_s)
         return f"{len(left)} current, the shortest for {min(left, default=0)} s more"
 
-    async def _status_set(self) -> str:
+    async def status_set(self) -> str:
+        """Whether every set that was ever made may still be read. Raises Unavailable."""
         left = []
         for standing in await self._node.status_set.status():
             if standing.next_update_ms is None:

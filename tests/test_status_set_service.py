@@ -7,7 +7,8 @@ import random
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import pytest_asyncio
@@ -24,6 +25,8 @@ from core.store.schema import authorities as authorities_table
 from core.store.schema import certificates as certificates_table
 from core.store.schema import feed as feed_table
 from qianyan_status import DeltaMismatch, Status, StatusSetError
+from service.health import Health
+from service.node import Node
 from status.set import build as steps
 from status.set.build import month_of
 from status.set.format import SetState
@@ -365,6 +368,18 @@ async def test_nothing_is_served_past_its_end(world: SetWorld) -> None:
         with pytest.raises(Unavailable) as expired:
             await world.service.published.current("issuing", delta=delta)
         assert expired.value.code == "set_expired"
+
+
+async def test_readiness_asks_for_a_current_set(world: SetWorld) -> None:
+    health = Health(cast(Node, SimpleNamespace(status_set=world.service, clock=world.clock)))
+    await world.issue()
+    assert "0 current" in await health.status_set(), "the first one is on its way"
+    await world.service.build_due()
+    assert "1 current" in await health.status_set()
+    world.clock.advance(world.service.settings.life_s + 1)
+    with pytest.raises(Unavailable) as refused:
+        await health.status_set()
+    assert refused.value.code == "status_set_stale"
 
 
 async def test_next_update_never_passes_the_authoritys_end(world: SetWorld) -> None:

@@ -231,7 +231,12 @@ class Guard:
 
     def _look(self) -> None:
         loop = asyncio.get_running_loop()
+        lapse_s = loop.time() - self.now_s - 2 * _LOOK_EVERY_S
         self.now_s = loop.time()
+        if lapse_s > 0:  # this process did not run: what was sent meanwhile is not read yet, and nobody's fault
+            for connection in self.connections.values():
+                if connection.since_s >= 0:
+                    connection.since_s += lapse_s
         latest = self.now_s - self._header_timeout_s
         for connection in list(self.connections.values()):
             if 0 <= connection.since_s < latest and not connection.under_way:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import re
 import select
+import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -71,6 +73,40 @@ def counted(service: Service, reason: str) -> float:
         rf'^qianyan_connections_closed_total{{listener="\w+",reason="{reason}"}} (\S+)$', text, re.MULTILINE
     )
     return sum(map(float, found))
+
+
+def test_time_in_which_the_service_did_not_run_is_nobodys_fault(service: Service, listener: str) -> None:
+    """A request that was sent in time and lies unread while the process, or its machine, stands still is answered."""
+    before = counted(service, "late")
+    with connect(listener) as one:
+        one.sendall(b"GET /healthz HTTP/1.1\r\n")
+        until_open(service, 2)  # this one, and the one that asks
+        service.process.send_signal(signal.SIGSTOP)
+        try:
+            one.sendall(b"Host: a\r\nConnection: close\r\n\r\n")
+            stood_still(service, 4.0)
+        finally:
+            service.process.send_signal(signal.SIGCONT)
+        assert one.recv(65536).startswith(b"HTTP/1.1 200")
+    assert counted(service, "late") == before
+
+
+def until_open(service: Service, count: int) -> None:
+    """Waits until so many connections are accepted."""
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        text = service.call("GET", "/metrics").body.decode()
+        if sum(map(float, re.findall(r"^qianyan_connections{.*} (\S+)$", text, re.MULTILINE))) >= count:
+            return
+        assert time.monotonic() < deadline, "it was not accepted"
+
+
+def stood_still(service: Service, seconds: float) -> None:
+    """Returns when the process was stopped for so long."""
+    deadline = time.monotonic() + DEADLINE_S
+    while "T (stopped)" not in Path(f"/proc/{service.process.pid}/status").read_text():
+        assert time.monotonic() < deadline, "it was not stopped"
+    threading.Event().wait(seconds)
 
 
 def test_a_connection_that_sends_nothing(service: Service, listener: str) -> None:

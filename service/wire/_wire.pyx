@@ -412,11 +412,17 @@ cdef class Server:
             connection.transport.abort()
         return count < self.max_connections
 
-    def sweep(self):
-        """Enforces the time limits; to be called about once a second."""
+    def sweep(self, double lapse_s=0.0):
+        """Enforces the time limits; to be called about once a second.
+
+        lapse_s: for how long this process did not run: what was sent meanwhile is not read yet, and nobody's fault.
+        """
         cdef Connection connection
         cdef double now = monotonic()
         for connection in list(self.connections):
+            if lapse_s > 0:
+                connection.heard = min(connection.heard + lapse_s, now)
+                connection.began = min(connection.began + lapse_s, now)
             connection.look(now)
 
     cdef bytes next_id(self):

@@ -89,7 +89,9 @@ class Wire:
         )
         self.guard.in_front = wire
         self._metrics.before_scrape.append(self._flush)
-        self._timer = asyncio.get_running_loop().call_later(_SWEEP_EVERY_S, self._sweep)
+        loop = asyncio.get_running_loop()
+        self._swept_s = loop.time()
+        self._timer = loop.call_later(_SWEEP_EVERY_S, self._sweep)
         return wire
 
     def silent(self) -> bool:
@@ -117,8 +119,11 @@ class Wire:
 
     def _sweep(self) -> None:
         assert self._server is not None
-        self._server.sweep()
-        self._timer = asyncio.get_running_loop().call_later(_SWEEP_EVERY_S, self._sweep)
+        loop = asyncio.get_running_loop()
+        lapse_s = loop.time() - self._swept_s - 2 * _SWEEP_EVERY_S
+        self._swept_s = loop.time()
+        self._server.sweep(max(0.0, lapse_s))
+        self._timer = loop.call_later(_SWEEP_EVERY_S, self._sweep)
 
     def _flush(self) -> None:
         assert self._server is not None

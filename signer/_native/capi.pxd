@@ -16,6 +16,7 @@ cdef extern from "sm2_backend.h" nogil:
         const char *name
         int (*is_supported)() noexcept nogil
         void (*sm3_many)(uint8_t *, const uint8_t *const *, const size_t *, size_t) noexcept nogil
+        void (*sm3_blocks)(uint32_t *, const uint8_t *, size_t) noexcept nogil
     const sm2_backend *const sm2_backends[]
     int sm2_backend_choose(const sm2_backend **, const char *) noexcept
 
@@ -37,6 +38,7 @@ cdef extern from "sm2_cpu.h":
 cdef extern from "sm3.h" nogil:
     ctypedef struct sm3_ctx:
         pass
+    void sm3_use(void (*)(uint32_t *, const uint8_t *, size_t) noexcept nogil) noexcept
     void sm3_init(sm3_ctx *) noexcept
     void sm3_update(sm3_ctx *, const void *, size_t) noexcept
     void sm3_final(sm3_ctx *, uint8_t *) noexcept

@@ -6,11 +6,13 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.stdint cimport uint8_t
 
 
-from signer._native.capi cimport sm2_backend, sm2_wipe, sm3_ctx, sm3_final, sm3_hash, sm3_init, sm3_update
+from signer._native.capi cimport sm2_backend, sm2_wipe, sm3_ctx, sm3_final, sm3_hash, sm3_init, sm3_update, sm3_use
 from signer._native.cpu cimport active_backend
 
 cdef const sm2_backend *backend = active_backend()
 cdef size_t RELEASE_FROM = 4096  # bytes from which letting other threads run is worth its price
+
+sm3_use(backend.sm3_blocks)
 
 
 cdef inline const uint8_t *start(const uint8_t[::1] data) noexcept:
@@ -113,11 +115,13 @@ cdef class SM3:
 ABC = bytes.fromhex("66c7f0f462eeedd9d1f2d46bdc10e4e24167c4875cf2f7a2297da02b8f4ba8e0")
 ABCD = bytes.fromhex("debe9ff92275b8a138604889c18e5a4d6fdb70e5387e5765293dcba39c0c5732")
 UNEVEN = [b"\xa5" * (37 * i % 300) for i in range(71)]
+LONG = bytes(range(256)) * 41 + b"\xa5" * 7
 if (
     sm3(b"abc") != ABC
     or SM3(b"a" + b"bc").digest() != ABC
     or sm3_many([b"abc"] * 33) != ABC * 33
     or sm3_many([b"abcd" * 16] * 33) != ABCD * 33
     or sm3_many(UNEVEN) != b"".join([sm3(message) for message in UNEVEN])
+    or sm3(LONG) != sm3_many([LONG])
 ):
     raise ImportError("SM3 does not meet its known answer")

@@ -6,6 +6,29 @@
 #include "sm2_cpu.h"
 #include "sm3_many.h"
 
+typedef void hash_blocks(uint32_t *, const uint8_t *, size_t);
+
+/* One message of 0 to 70 blocks at any address, against one block after the other; the buffer is exact. */
+static void test_hash_long(hash_blocks *blocks)
+{
+    for (size_t n = 0; n <= 70; n++) {
+        size_t off = n % 7;
+        uint8_t *data = malloc(64 * n + off + 1);
+        uint32_t have[8], want[8];
+
+        check_random_bytes(data, 64 * n + off + 1);
+        for (int i = 0; i < 8; i++) {
+            have[i] = want[i] = (uint32_t)check_random();
+        }
+        for (size_t i = 0; i < n; i++) {
+            sm3_compress(want, data + off + 64 * i, 1);
+        }
+        blocks(have, data + off, n);
+        CHECK(memcmp(have, want, sizeof want) == 0);
+        free(data);
+    }
+}
+
 static void test_hash(const sm2_backend *b)
 {
     uint8_t data[400], whole[32], parts[32], many[3 * 32];
@@ -30,6 +53,7 @@ static void test_hash(const sm2_backend *b)
         sm3_hash(whole, data + sizeof data - n, n);
         CHECK(memcmp(whole, many + 64, 32) == 0);
     }
+    test_hash_long(b->sm3_blocks);
 }
 
 typedef void hash_many(uint8_t *, const uint8_t *const *, const size_t *, size_t);
@@ -138,10 +162,12 @@ static void test_vectors(void)
     sm2_cpu_detect(&cpu);
     if (cpu.avx2 && cpu.bmi2) {
         test_hash_lanes(sm3_many_avx2);
+        test_hash_long(sm3_blocks_avx2);
         puts("AVX2");
     }
     if (cpu.avx512f && cpu.avx512bw && cpu.bmi2) {
         test_hash_lanes(sm3_many_avx512);
+        test_hash_long(sm3_blocks_avx512);
         puts("AVX-512");
     }
 #endif

@@ -126,6 +126,9 @@ typedef struct {
 
     /* out[32*i] := SM3 of the len[i] bytes at msg[i]. In: any number of lanes. CT: yes. */
     void (*sm3_many)(uint8_t *out, const uint8_t *const *msg, const size_t *len, size_t lanes);
+
+    /* state := SM3 compress of `blocks` blocks at p, one after the other; for long messages. CT: yes. */
+    void (*sm3_blocks)(uint32_t state[8], const uint8_t *p, size_t blocks);
 } sm2_backend;
 
 /* Every backend of this build, best first, ended by NULL; the last one always runs. */

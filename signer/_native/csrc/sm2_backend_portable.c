@@ -16,4 +16,5 @@ const sm2_backend sm2_backend_portable = {
     .mul_many = sm2_mul_many_impl,
     .mul2_many_vartime = sm2_mul2_many_vartime_impl,
     .sm3_many = sm3_many_impl,
+    .sm3_blocks = sm3_compress_impl,
 };

@@ -34,6 +34,7 @@ const sm2_backend sm2_backend_x86_64_adx = {
     .mul_many = sm2_mul_many_impl,
     .mul2_many_vartime = sm2_mul2_many_vartime_impl,
     .sm3_many = sm3_many_x86_64,
+    .sm3_blocks = sm3_blocks_x86_64,
 };
 
 #if defined(__clang__)

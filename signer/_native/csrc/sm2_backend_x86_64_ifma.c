@@ -31,9 +31,11 @@
 #if defined(SM2_SIMD_SHIM)
 #include "sm3_impl.h"
 #define SM2_IFMA_SM3 sm3_many_impl
+#define SM2_IFMA_SM3_BLOCKS sm3_compress_impl
 #else
 #include "sm3_many.h"
 #define SM2_IFMA_SM3 sm3_many_x86_64
+#define SM2_IFMA_SM3_BLOCKS sm3_blocks_x86_64
 #endif
 
 static int sm2_x86_64_ifma_is_supported(void)
@@ -64,6 +66,7 @@ const sm2_backend sm2_backend_x86_64_ifma = {
     .combine = sm2_ifma_combine,
     .combinations_are_vartime = sm2_ifma_combinations_are_vartime,
     .sm3_many = SM2_IFMA_SM3,
+    .sm3_blocks = SM2_IFMA_SM3_BLOCKS,
 };
 
 #if defined(SM2_SIMD_SHIM)

@@ -17,6 +17,7 @@ static const sm2_point sm2_minus_g = {
 void sm2_use_backend(const sm2_backend *backend)
 {
     sm2_active_backend = backend;
+    sm3_use(backend->sm3_blocks);
 }
 
 /* 1 if (x, y) are < p and on the curve, else 0. CT: yes. */

@@ -3,9 +3,21 @@
 
 #include "sm3_impl.h"
 
+static void (*sm3_long)(uint32_t state[8], const uint8_t *p, size_t blocks) = sm3_compress_impl;
+
+/* What is long goes to `blocks`. CT: not applicable. */
+void sm3_use(void (*blocks)(uint32_t state[8], const uint8_t *p, size_t blocks))
+{
+    sm3_long = blocks;
+}
+
 /* state := compress of `blocks` blocks at p. CT: yes. */
 void sm3_compress(uint32_t state[8], const uint8_t *p, size_t blocks)
 {
+    if (blocks >= SM3_LONG_BLOCKS) {
+        sm3_long(state, p, blocks);
+        return;
+    }
     sm3_compress_impl(state, p, blocks);
 }
 
@@ -63,5 +75,13 @@ void sm3_final(sm3_ctx *c, uint8_t out[SM3_DIGEST_SIZE])
 /* out := the hash of n bytes. CT: yes (in the contents). */
 void sm3_hash(uint8_t out[SM3_DIGEST_SIZE], const void *data, size_t n)
 {
-    sm3_hash_impl(out, data, n);
+    sm3_ctx c;
+
+    if (n < SM3_LONG_BLOCKS * SM3_BLOCK_SIZE) {
+        sm3_hash_impl(out, data, n);
+        return;
+    }
+    sm3_init(&c);
+    sm3_update(&c, data, n);
+    sm3_final(&c, out);
 }

@@ -12,6 +12,7 @@
 
 #define SM3_DIGEST_SIZE 32
 #define SM3_BLOCK_SIZE 64
+#define SM3_LONG_BLOCKS 32
 
 typedef struct {
     uint32_t state[8];
@@ -21,6 +22,12 @@ typedef struct {
 
 /* state := compress of `blocks` blocks at p, one after the other. CT: yes. */
 void sm3_compress(uint32_t state[8], const uint8_t *p, size_t blocks);
+
+/*
+ * From now on runs of SM3_LONG_BLOCKS blocks or more go to `blocks`, which does
+ * what sm3_compress does; to be called before there is a second thread.
+ */
+void sm3_use(void (*blocks)(uint32_t state[8], const uint8_t *p, size_t blocks));
 
 /* c := the empty message. CT: yes. */
 void sm3_init(sm3_ctx *c);

@@ -8,7 +8,7 @@ written beside its name, made durable, and moved into place, and the manifest co
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +24,7 @@ from core.checkpoint import Checkpoint
 from core.clock import rfc3339, to_datetime
 from core.errors import Malformed, Refused, SettingsError
 from core.ports import SignatureVerifier
-from core.store import audit_tree
+from core.store import audit_tree, retention
 from core.store.audit_tree import row_bytes
 from core.store.schema import audit
 
@@ -94,6 +94,12 @@ async def export(
         raise SettingsError("there is no checkpoint yet; run 'qianyan audit checkpoint' first", code="audit_checkpoint")
     before = _open(directory)
     files = list(before.files) if before else []
+    pruned = await retention.newest(connection)
+    if pruned.size > (files[-1].last if files else 0):
+        raise SettingsError(
+            f"rows up to {pruned.size} are in an archive alone; go on with that one, not with {directory}",
+            code="audit_archive",
+        )
     if files and await audit_tree.head(connection, files[-1].last) != bytes.fromhex(files[-1].head):
         raise SettingsError(f"{directory} holds the archive of another record", code="audit_archive")
     async for rows in _months(connection, files[-1].last if files else 0, checkpoint.size):
@@ -160,9 +166,14 @@ def _sm3(data: bytes) -> bytes:
     return digest.finalize()
 
 
-def _lines(directory: Path, manifest: Manifest) -> Iterator[tuple[ArchiveFile, list[bytes]]]:
-    """Each file's rows. Raises Refused (code "audit_archive") where a file is not what the manifest says."""
-    for one in manifest.files:
+def _lines(
+    directory: Path, manifest: Manifest, within: Callable[[ArchiveFile], bool] = lambda one: True
+) -> Iterator[tuple[ArchiveFile, list[bytes]]]:
+    """Each file's rows. Raises Refused (code "audit_archive") where a file is not what the manifest says.
+
+    within: which files are looked into.
+    """
+    for one in filter(within, manifest.files):
         try:
             data = (directory / one.name).read_bytes()
         except FileNotFoundError as error:
@@ -204,13 +215,46 @@ def _row(line: bytes) -> dict[str, Any]:
         raise Refused("a line is no row of an audit record", code="audit_archive") from error
 
 
-def search(directory: Path, wanted: Callable[[Mapping[str, Any]], bool]) -> Iterator[dict[str, Any]]:
-    """The rows that are `wanted`, in order, each file checked against the manifest. Raises Refused."""
+def _needed(directory: Path) -> Manifest:
     manifest = read_manifest(directory)
     if manifest is None:
         raise Refused(f"{directory} has no {MANIFEST}", code="audit_archive")
-    for _, lines in _lines(directory, manifest):
+    return manifest
+
+
+def search(
+    directory: Path, wanted: Callable[[Mapping[str, Any]], bool], *, words: Iterable[str] = ()
+) -> Iterator[dict[str, Any]]:
+    """The rows that are `wanted`, in order, each file checked against the manifest. Raises Refused.
+
+    words: what has to stand in a row, as one of its members or their beginning; lines without it are not decoded.
+    """
+    needles = [orjson.dumps(word)[:-1] for word in words]
+    for _, lines in _lines(directory, _needed(directory)):
         for line in lines:
-            row = _row(line)
-            if wanted(row):
-                yield row
+            if all(needle in line for needle in needles):
+                row = _row(line)
+                if wanted(row):
+                    yield row
+
+
+def rows_of(directory: Path, file: ArchiveFile) -> list[dict[str, Any]]:
+    """One file's rows. Raises Refused."""
+    found = _lines(directory, _needed(directory), lambda one: one.name == file.name)
+    return [_row(line) for _, lines in found for line in lines]
+
+
+def records(directory: Path) -> Iterator[bytes]:
+    """Every row as it was hashed, in order. Raises Refused."""
+    for _, lines in _lines(directory, _needed(directory)):
+        yield from lines
+
+
+def record(directory: Path, seq: int) -> bytes:
+    """One row as it was hashed. Raises Refused where the archive does not have it."""
+    for one, lines in _lines(directory, _needed(directory), lambda one: one.first <= seq <= one.last):
+        line = lines[seq - one.first]
+        if _row(line)["seq"] != seq:
+            raise Refused(f"{one.name} lacks row {seq}", code="audit_archive")
+        return line
+    raise Refused(f"the archive has no row {seq}", code="audit_archive")

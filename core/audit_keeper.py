@@ -7,10 +7,11 @@ and no command line.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import orjson
 from sqlalchemy import and_, not_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -20,9 +21,10 @@ from core.checkpoint import Checkpoint
 from core.clock import Clock
 from core.errors import Refused
 from core.ports import SignatureVerifier, Signer
-from core.store import audit_tree, counters
+from core.store import audit_tree, counters, retention
 from core.store.audit_tree import TILE_WIDTH, row_bytes
 from core.store.database import Database
+from core.store.retention import Pruning
 from core.store.schema import audit, audit_tiles
 
 #: Leaf tiles written in one transaction: 16,384 rows, some tens of milliseconds.
@@ -105,8 +107,12 @@ async def walk(
     *,
     public_key: bytes | None = None,
     kept: Sequence[Checkpoint] = (),
+    archived: Iterable[bytes] | None = None,
 ) -> Walk:
     """Recomputes every link, leaf, tile and root of the record, and holds every checkpoint against them.
+
+    archived: the rows of an archive from the first on, as they were hashed: those that are no longer in the store are
+    walked there. Without, of those their leaf hashes are held against the checkpoints.
 
     Checkpoints are those of the store and those in `kept`, which somebody took away before: rows cut off behind one of
     them show. `public_key` (65 bytes): whose signatures they must be; the newest checkpoint's where None.
@@ -115,19 +121,53 @@ async def walk(
     waiting = sorted([*stored, *kept], key=lambda one: one.size)
     key = public_key if public_key is not None else (waiting[-1].public_key if waiting else None)
     state = _Walker(verify, key, waiting)
+    pruned = await retention.newest(connection)
     try:
-        async for row in _rows(connection):
-            state.take(row)
+        if archived is not None:
+            await _walk_archive(connection, state, archived, pruned)
+        elif pruned.size:
+            await _skip(connection, state, pruned)
+        async for row in _rows(connection, pruned.size):
+            state.take(row.seq, row_bytes(row), row.hash)
+            state.note(row.action, row.detail)
             if state.rows % TILE_WIDTH == 0:
                 await _check_tile(connection, state)
-        state.end(await counters.current(connection, "audit"))
+        state.end(await counters.current(connection, "audit"), pruned.size)
     except _Broken as broken:
         return Walk(state.rows, state.head, state.tree.root(), state.checked, state.rows + 1, str(broken))
     return Walk(state.rows, state.head, state.tree.root(), state.checked)
 
 
-async def _rows(connection: AsyncConnection) -> AsyncIterator[Any]:
-    rows = await connection.stream(select(audit).order_by(audit.c.seq))
+async def _walk_archive(
+    connection: AsyncConnection, state: _Walker, archived: Iterable[bytes], pruned: Pruning
+) -> None:
+    """The rows that are no longer here, from an archive."""
+    for record in archived:
+        if state.rows == pruned.size:
+            break
+        state.take(state.rows + 1, record, link(state.head, record))
+        state.note_record(record)
+        if state.rows % TILE_WIDTH == 0:
+            await _check_tile(connection, state)
+    if state.rows != pruned.size:
+        raise _Broken(f"the archive ends with row {state.rows}; rows up to {pruned.size} were moved out of the store")
+    if state.head != pruned.head:
+        raise _Broken("the archive's rows are not those that were moved out of the store")
+
+
+async def _skip(connection: AsyncConnection, state: _Walker, pruned: Pruning) -> None:
+    """Begins behind the rows that are in an archive: their leaf hashes are here, and are held against checkpoints."""
+    try:
+        state.begin(pruned, await retention.frontier(connection, pruned.size))
+    except Refused as error:
+        raise _Broken(error.detail) from None
+    while state.waiting and state.waiting[0].size <= pruned.size:
+        checkpoint = state.waiting.pop(0)
+        state.hold(checkpoint, await audit_tree.root(connection, checkpoint.size))
+
+
+async def _rows(connection: AsyncConnection, after: int) -> AsyncIterator[Any]:
+    rows = await connection.stream(select(audit).where(audit.c.seq > after).order_by(audit.c.seq))
     async for row in rows:
         yield row
 
@@ -148,34 +188,49 @@ class _Walker:
     def __init__(self, verify: SignatureVerifier, key: bytes | None, waiting: list[Checkpoint]) -> None:
         self._verify = verify
         self._key = key
-        self._waiting = waiting
+        self.waiting = waiting
         self._first = GENESIS
+        self._removals: set[int] = set()
         self.head = GENESIS
         self.rows = 0
         self.checked = 0
         self.tree = merkle.Frontier()
         self.tile: list[bytes] = []
 
-    def take(self, row: Any) -> None:
-        record = row_bytes(row)
-        if row.seq != self.rows + 1 or link(self.head, record) != row.hash:
+    def begin(self, pruned: Pruning, tree: merkle.Frontier) -> None:
+        self.head, self.rows, self._first, self.tree = pruned.head, pruned.size, pruned.origin, tree
+
+    def note(self, action: str, detail: str) -> None:
+        """A removal of rows is on the record, or it was not made by us."""
+        if action == retention.ACTION:
+            self._removals.add(int(orjson.loads(detail)["rows"]))
+
+    def note_record(self, record: bytes) -> None:
+        """The same of a row as it is hashed."""
+        if f'"{retention.ACTION}"'.encode() in record:
+            row = orjson.loads(record)
+            self.note(row[3], row[6])
+
+    def take(self, seq: int, record: bytes, hashed: bytes) -> None:
+        if seq != self.rows + 1 or link(self.head, record) != hashed:
             raise _Broken(f"row {self.rows + 1} does not fit the {self.rows} before it: the record was changed")
-        self.head = row.hash
+        self.head = hashed
         self.rows += 1
         if self.rows == 1:
-            self._first = row.hash
+            self._first = hashed
         leaf = merkle.leaf_hash(record)
         self.tree.add(leaf)
         if len(self.tile) == TILE_WIDTH:
             self.tile = []
         self.tile.append(leaf)
-        while self._waiting and self._waiting[0].size == self.rows:
-            self._hold(self._waiting.pop(0))
+        while self.waiting and self.waiting[0].size == self.rows:
+            self.hold(self.waiting.pop(0), self.tree.root(), self.head)
 
-    def _hold(self, checkpoint: Checkpoint) -> None:
+    def hold(self, checkpoint: Checkpoint, root: bytes, head: bytes | None = None) -> None:
+        """Holds a checkpoint against the root over as many rows, and the chain's head there where it is known."""
         if checkpoint.origin != self._first:
             raise _Broken("a checkpoint is of another record")
-        if checkpoint.head != self.head or checkpoint.root != self.tree.root():
+        if checkpoint.root != root or head not in (None, checkpoint.head):
             raise _Broken(f"the checkpoint of {checkpoint.size} rows is of other rows: the record was changed")
         assert self._key is not None
         try:
@@ -184,8 +239,10 @@ class _Walker:
             raise _Broken(f"the checkpoint of {checkpoint.size} rows: {error.detail}") from None
         self.checked += 1
 
-    def end(self, counted: int) -> None:
-        if self._waiting:
-            raise _Broken(f"rows up to {self._waiting[-1].size} were there and are cut off")
+    def end(self, counted: int, pruned: int) -> None:
+        if self.waiting:
+            raise _Broken(f"rows up to {self.waiting[-1].size} were there and are cut off")
+        if pruned and pruned not in self._removals:
+            raise _Broken(f"rows up to {pruned} are not here, and that they were moved to an archive is not on record")
         if counted != self.rows:
             raise _Broken(f"{counted} rows were written and {self.rows} are there: the end is cut off")

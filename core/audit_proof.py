@@ -6,7 +6,7 @@ checkpoints, and that the later record only added to the earlier one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -34,14 +34,22 @@ async def _newest(connection: AsyncConnection) -> Checkpoint:
     return checkpoint
 
 
-async def prove_row(connection: AsyncConnection, seq: int) -> dict[str, Any]:
-    """That row `seq` is in the record, by the newest checkpoint. Raises NotFound (code "audit_seq")."""
+async def prove_row(
+    connection: AsyncConnection, seq: int, archived: Callable[[int], bytes] | None = None
+) -> dict[str, Any]:
+    """That row `seq` is in the record, by the newest checkpoint. Raises NotFound (code "audit_seq", "audit_archived").
+
+    archived: gives a row that is no longer in the store, as it was hashed.
+    """
     checkpoint = await _newest(connection)
     proof = await audit_tree.inclusion_proof(connection, seq, checkpoint.size)
-    row = (await connection.execute(select(audit).where(audit.c.seq == seq))).one()
+    row = (await connection.execute(select(audit).where(audit.c.seq == seq))).one_or_none()
+    if row is None and archived is None:
+        raise NotFound(f"row {seq} is in an archive alone; name it, too", code="audit_archived")
+    record = audit_tree.row_bytes(row) if row is not None else archived(seq) if archived is not None else b""
     return {
         "kind": _INCLUSION,
-        "record": audit_tree.row_bytes(row).decode(),
+        "record": record.decode(),
         "seq": seq,
         "proof": [one.hex() for one in proof],
         "checkpoint": checkpoint.encode().decode(),

@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.x509.name import _ASN1Type
 
 from core import oids
+from core.asn1 import der
 from core.errors import Malformed, Refused
 
 # `cryptography` counts a name's octets where RFC 5280 counts characters, and warns of each longer one that it meets,
@@ -24,31 +25,34 @@ warnings.filterwarnings("ignore", message="Attribute's length must be", category
 
 
 @dataclass(frozen=True, slots=True)
-class _Attribute:
+class Attribute:
+    """A kind of attribute, by its label. `printable`: its string type is PrintableString."""
+
     label: str
     oid: str
     max_chars: int
     printable: bool = False
 
 
-_ATTRIBUTES: Final = (
-    _Attribute("C", oids.COUNTRY, 2, printable=True),
-    _Attribute("ST", oids.STATE, 128),
-    _Attribute("L", oids.LOCALITY, 128),
-    _Attribute("O", oids.ORGANIZATION, 64),
-    _Attribute("OU", oids.ORGANIZATIONAL_UNIT, 64),
-    _Attribute("CN", oids.COMMON_NAME, 64),
-    _Attribute("SERIALNUMBER", oids.SERIAL_NUMBER, 64, printable=True),
+ATTRIBUTES: Final = (
+    Attribute("C", oids.COUNTRY, 2, printable=True),
+    Attribute("ST", oids.STATE, 128),
+    Attribute("L", oids.LOCALITY, 128),
+    Attribute("O", oids.ORGANIZATION, 64),
+    Attribute("OU", oids.ORGANIZATIONAL_UNIT, 64),
+    Attribute("CN", oids.COMMON_NAME, 64),
+    Attribute("SERIALNUMBER", oids.SERIAL_NUMBER, 64, printable=True),
 )
-LABELS: Final = tuple(attribute.label for attribute in _ATTRIBUTES)
-_BY_LABEL: Final = {attribute.label: attribute for attribute in _ATTRIBUTES}
-_BY_OID: Final = {attribute.oid: attribute for attribute in _ATTRIBUTES}
-_PRINTABLE: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 '()+,-./:=?")
+LABELS: Final = tuple(attribute.label for attribute in ATTRIBUTES)
+_BY_LABEL: Final = {attribute.label: attribute for attribute in ATTRIBUTES}
+_BY_OID: Final = {attribute.oid: attribute for attribute in ATTRIBUTES}
+PRINTABLE: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 '()+,-./:=?")
 #: String types that a request may use for a DirectoryString (RFC 5280 §4.1.2.4); BMPString is read, never written.
 _READABLE: Final = {_ASN1Type.PrintableString, _ASN1Type.UTF8String, _ASN1Type.BMPString}
 
 
-def _check(attribute: _Attribute, value: str) -> str:
+def check(attribute: Attribute, value: str) -> str:
+    """The value, where it may stand in a certificate. Raises Refused naming the field."""
     field = f"subject.{attribute.label}"
     if not value or value != value.strip():
         raise Refused(f"{attribute.label} is empty or begins or ends with a space", code="subject_field", field=field)
@@ -60,7 +64,7 @@ def _check(attribute: _Attribute, value: str) -> str:
         )
     if any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp") for c in value):
         raise Refused(f"{attribute.label} holds a control or unassigned character", code="subject_field", field=field)
-    if attribute.printable and not set(value) <= _PRINTABLE:
+    if attribute.printable and not set(value) <= PRINTABLE:
         raise Refused(f"{attribute.label} must be a PrintableString", code="subject_field", field=field)
     if attribute.label == "C" and not (len(value) == 2 and value.isascii() and value.isalpha() and value.isupper()):
         raise Refused("C must be two capital letters (ISO 3166)", code="subject_field", field=field)
@@ -76,7 +80,7 @@ def build_name(fields: Mapping[str, str | Iterable[str]]) -> x509.Name:
     if unknown:
         raise Malformed(f"unknown subject field {unknown[0]!r}", code="subject_field", field=f"subject.{unknown[0]}")
     attributes = []
-    for attribute in _ATTRIBUTES:
+    for attribute in ATTRIBUTES:
         values = fields.get(attribute.label, ())
         for value in (values,) if isinstance(values, str) else values:
             kind = _ASN1Type.PrintableString if attribute.printable else _ASN1Type.UTF8String
@@ -84,7 +88,7 @@ def build_name(fields: Mapping[str, str | Iterable[str]]) -> x509.Name:
                 x509.RelativeDistinguishedName(
                     [
                         x509.NameAttribute(
-                            x509.ObjectIdentifier(attribute.oid), _check(attribute, value), kind, _validate=False
+                            x509.ObjectIdentifier(attribute.oid), check(attribute, value), kind, _validate=False
                         )
                     ]
                 )
@@ -116,5 +120,26 @@ def read_fields(name: x509.Name) -> dict[str, list[str]]:
             )
         if attribute.label in fields and attribute.label != "OU":
             raise Refused(f"{attribute.label} appears twice", code="subject_field", field=field)
-        fields.setdefault(attribute.label, []).append(_check(attribute, entry.value))
+        fields.setdefault(attribute.label, []).append(check(attribute, entry.value))
     return fields
+
+
+_REGION: Final = {der.oid(oids.STATE): 0, der.oid(oids.LOCALITY): 1}
+_TEXT: Final = {0x0C: "utf-8", 0x13: "ascii", 0x1E: "utf-16-be"}
+_REGION_PART_MAX: Final = 128
+
+
+def region_of(subject: bytes) -> str:
+    """ST and L of a DER Name, with "/" between, for statistics; "" where it has neither or they cannot be read."""
+    parts = ["", ""]
+    try:
+        body = der.Reader(subject).enter(der.SEQUENCE)
+        while body:
+            entry = body.enter(der.SET).enter(der.SEQUENCE)
+            place = _REGION.get(entry.take_tlv())
+            if place is not None:
+                tag = entry.peek()
+                parts[place] = entry.take(tag).decode(_TEXT.get(tag, "utf-8"))[:_REGION_PART_MAX].replace("/", " ")
+    except (Malformed, UnicodeDecodeError):
+        return ""
+    return "/".join(parts).strip("/").replace("\x00", "")

@@ -1,4 +1,7 @@
-"""Keeps the audit record (see core.audit for its shape): append and verify; there is no update and no delete."""
+"""Keeps the audit record (see core.audit for its shape): append, verify and find; there is no update and no delete.
+
+What an archive has may be moved out of the store by core.store.retention, which leaves what proves it.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from core.audit import GENESIS, AuditEvent, chain
-from core.store import counters, tail
+from core.audit import AuditEvent, chain
+from core.store import counters, retention, tail
 from core.store.schema import audit
 
 
@@ -28,10 +31,11 @@ class Verification:
 
 
 async def verify(connection: AsyncConnection) -> Verification:
-    """Walks the whole record and checks every link, the numbering, and the end against the counter."""
+    """Walks the record as far as it is here and checks every link, the numbering, and the end against the counter."""
     await tail.flush(connection)
-    head, expected = GENESIS, 1
-    rows = await connection.stream(select(audit).order_by(audit.c.seq))
+    pruned = await retention.newest(connection)
+    head, expected = pruned.head, pruned.size + 1
+    rows = await connection.stream(select(audit).where(audit.c.seq > pruned.size).order_by(audit.c.seq))
     async for row in rows:
         event = AuditEvent(row.actor, row.action, row.subject, row.outcome)
         if row.seq != expected or chain(head, row.seq, row.at_ms, event, row.detail) != row.hash:
@@ -50,9 +54,13 @@ async def find(
     actor: str | None = None,
     since_ms: int | None = None,
     until_ms: int | None = None,
+    before: int | None = None,
     limit: int = 1_000,
 ) -> list[dict[str, Any]]:
-    """Rows, newest first: members as in the table but for the hash. An `action` that ends in a dot names a family."""
+    """Rows, newest first: members as in the table but for the hash. An `action` that ends in a dot names a family.
+
+    before: only rows numbered below; the number of the last row that was found goes on behind it.
+    """
     c = audit.c
     statement = select(c.seq, c.at_ms, c.actor, c.action, c.subject, c.outcome, c.detail).order_by(c.seq.desc())
     for column, value in ((c.subject, subject), (c.actor, actor)):
@@ -62,6 +70,8 @@ async def find(
         statement = statement.where(
             c.action.startswith(action, autoescape=True) if action.endswith(".") else c.action == action
         )
+    if before is not None:
+        statement = statement.where(c.seq < before)
     if since_ms is not None:
         statement = statement.where(c.at_ms >= since_ms)
     if until_ms is not None:

@@ -18,6 +18,7 @@ from core.audit import AuditEvent, record_bytes
 from core.checkpoint import Checkpoint
 from core.errors import NotFound
 from core.merkle import HASH_BYTES
+from core.store import retention
 from core.store.schema import audit, audit_checkpoints, audit_tiles
 
 T = TypeVar("T")
@@ -140,7 +141,10 @@ async def origin(connection: AsyncConnection) -> bytes:
     """The hash of the first row: what tells one record from another. Raises NotFound for an empty record."""
     first = (await connection.execute(select(audit.c.hash).where(audit.c.seq == 1))).scalar_one_or_none()
     if first is None:
-        raise NotFound("the audit record has no rows yet", code="audit_rows")
+        pruned = await retention.newest(connection)
+        if not pruned.size:
+            raise NotFound("the audit record has no rows yet", code="audit_rows")
+        return pruned.origin
     return bytes(first)
 
 
@@ -148,7 +152,11 @@ async def head(connection: AsyncConnection, size: int) -> bytes:
     """The chain hash of row `size`. Raises NotFound (code "audit_seq")."""
     found = (await connection.execute(select(audit.c.hash).where(audit.c.seq == size))).scalar_one_or_none()
     if found is None:
-        raise NotFound(f"the audit record has no row {size}", code="audit_seq")
+        pruned = await retention.newest(connection)
+        if size == pruned.size and size:
+            return pruned.head
+        moved = ": it was moved to an archive" if size < pruned.size else ""
+        raise NotFound(f"the audit record has no row {size} here{moved}", code="audit_seq")
     return bytes(found)
 
 

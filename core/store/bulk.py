@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import asyncpg
 from sqlalchemy import Table, insert
-from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from core.store.postgres import driver
-from core.store.tail import NO_TIME_LIMIT
+from core.store.copy_in import copy_in
+from core.store.tail import lift_time_limit
 from core.store.upsert import on_postgres
 
 
@@ -22,16 +20,5 @@ async def insert_rows(connection: AsyncConnection, table: Table, rows: Sequence[
     if not on_postgres(connection):
         await connection.execute(insert(table), list(rows))
         return
-    await connection.execute(NO_TIME_LIMIT)  # SQLAlchemy begins the transaction with its first statement
-    names = list(rows[0])
-    under = await driver(connection)
-    statement = f"COPY {table.name}"
-    try:
-        await under.copy_records_to_table(
-            table.name, records=[[row[name] for name in names] for row in rows], columns=names
-        )
-    except asyncpg.IntegrityConstraintViolationError as error:
-        raise IntegrityError(statement, None, error, hide_parameters=True) from error
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-        lost = under.is_closed() or isinstance(error, OSError)
-        raise OperationalError(statement, None, error, hide_parameters=True, connection_invalidated=lost) from error
+    await lift_time_limit(connection)  # SQLAlchemy begins the transaction with its first statement
+    await copy_in(connection, table, rows)

@@ -11,13 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Table, func, select, text
+from sqlalchemy import Table, and_, func, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.errors import SettingsError
-from core.store import audit, bulk, tail
+from core.store import audit, bulk, partitions, tail
 from core.store.database import Database
-from core.store.schema import certificates, counters, feed, metadata
+from core.store.schema import counters, feed, holders, metadata
+from core.store.schema_certificates import certificate_serials, certificates, of_identity
 from core.store.upsert import on_postgres
 
 _AT_ONCE: Final = 5_000
@@ -58,16 +59,39 @@ async def _examine(connection: AsyncConnection, revision: str) -> Condition:
     verification = await audit.verify(connection)
     if verification.broken_at is not None:
         faults.append(f"the audit record is broken at row {verification.broken_at}")
-    other = certificates.alias()
-    unpaired = (
-        select(func.count())
-        .select_from(certificates)
-        .join(other, certificates.c.pair_id == other.c.id, isouter=True)
-        .where(certificates.c.pair_id.is_not(None), other.c.pair_id.is_distinct_from(certificates.c.id))
-    )
-    if (await connection.execute(unpaired)).scalar_one():
-        faults.append("certificates name a pair that does not name them")
+    faults += await _faulty_certificates(connection, stored.get(partitions.KEPT_FROM, 0))
     return Condition(revision, rows, head, verification.rows, verification.head, tuple(faults))
+
+
+async def _faulty_certificates(connection: AsyncConnection, kept_from: int) -> list[str]:
+    """What is wrong with rows that no foreign key of the database watches (core/store/schema_certificates.py)."""
+    c, s, other = certificates.c, certificate_serials.c, certificates.alias()
+    same = and_(of_identity, c.authority_id == s.authority_id, c.serial == s.serial)
+    whole = certificate_serials.outerjoin(certificates, same)
+    pairs = certificates.outerjoin(other, c.pair_id == other.c.id)
+    looks = (
+        ("certificates that were issued are missing", whole, and_(c.id.is_(None), s.status_month >= kept_from * 12)),
+        (
+            "certificates have no identity of their own",
+            certificates.outerjoin(certificate_serials, same),
+            s.id.is_(None),
+        ),
+        (
+            "certificates name a pair that does not name them",
+            pairs.outerjoin(certificate_serials, c.pair_id == s.id),
+            and_(c.pair_id.is_not(None), or_(s.id.is_(None), other.c.pair_id != c.id)),
+        ),
+        (
+            "certificates name a holder that there is not",
+            certificates.outerjoin(holders, c.holder_id == holders.c.id),
+            and_(c.holder_id.is_not(None), holders.c.id.is_(None)),
+        ),
+    )
+    found = []
+    for fault, rows, wrong in looks:
+        if (await connection.execute(select(func.count()).select_from(rows).where(wrong))).scalar_one():
+            found.append(fault)
+    return found
 
 
 async def _count(connection: AsyncConnection, table: Table) -> int:
@@ -87,6 +111,7 @@ async def copy(source: Database, target: Database, progress: Progress) -> Condit
             raise SettingsError(f"the store is not copied: {before.faults[0]}", code="store_copy")
         async with target.write() as copying:
             await _require_empty(copying)
+            await partitions.ensure(copying, await _months(origin))
             for table in metadata.sorted_tables:
                 await _copy_table(origin, copying, table, before.rows[table.name], progress)
             if on_postgres(copying):
@@ -101,6 +126,11 @@ async def _require_empty(connection: AsyncConnection) -> None:
         if table is not counters and await _count(connection, table):
             raise SettingsError(f"the target store is not empty: {table.name} has rows", code="store_exists")
     await connection.execute(counters.delete())
+
+
+async def _months(connection: AsyncConnection) -> list[int]:
+    """The months in which certificates end."""
+    return list((await connection.execute(select(certificates.c.status_month).distinct())).scalars())
 
 
 async def _copy_table(

@@ -53,6 +53,14 @@ def check_clock(now_ms: int, last_ms: int) -> None:
         )
 
 
+async def look_at_time(connection: AsyncConnection, now_ms: int) -> int:
+    """The time that `advance_time` would give, of which nothing is noted: for what is recorded later with a time of its
+    own. Raises as that."""
+    last_ms = max(await _stored(connection, LAST_TIME), tail.of(connection).last_time_ms)
+    check_clock(now_ms, last_ms)
+    return max(now_ms, last_ms)
+
+
 async def advance_time(connection: AsyncConnection, now_ms: int) -> int:
     """Notes that something is issued at `now_ms` and returns the time to write: never before the last one.
 

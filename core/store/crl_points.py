@@ -7,6 +7,7 @@ that is closed takes no new certificates, and its CRL goes on.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import case, select, update
@@ -62,12 +63,35 @@ async def choose(connection: AsyncConnection, authority: Authority, serial: int,
 
     One that is not settled yet is settled under `public_url`. To be called in the transaction that gives the serial.
     """
+    points = await load(connection, authority)
+    return await points.choose(connection, serial, public_url)
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """An authority's points as a transaction found them, to choose among for many certificates.
+
+    settled: by partition. opened: the partitions that take new certificates, settled or not.
+    """
+
+    authority_id: str
+    settled: dict[int, CrlPoint]
+    opened: Sequence[int]
+
+    async def choose(self, connection: AsyncConnection, serial: int, public_url: str) -> CrlPoint:
+        """As `choose`, in the same transaction; no statement where the point is settled."""
+        partition = self.opened[serial % len(self.opened)]
+        if partition not in self.settled:
+            url = crl_url(public_url, self.authority_id, partition)
+            self.settled[partition] = await settle(connection, self.authority_id, partition, url)
+        return self.settled[partition]
+
+
+async def load(connection: AsyncConnection, authority: Authority) -> Points:
+    """The points of an authority."""
     settled = {point.partition: point for point in await list_all(connection, authority.id)}
     opened = [p for p in range(authority.partitions) if p not in settled or settled[p].open]
-    partition = opened[serial % len(opened)]
-    if partition in settled:
-        return settled[partition]
-    return await settle(connection, authority.id, partition, crl_url(public_url, authority.id, partition))
+    return Points(authority.id, settled, opened)
 
 
 async def open_first(

@@ -15,8 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.errors import Conflict
 from core.store import feed, tail
-from core.store.schema import certificates, crls
+from core.store.identified import rows_of
+from core.store.schema import crls
 from core.store.schema import feed as feed_table
+from core.store.schema_certificates import certificate_serials, certificates
 from core.store.upsert import hold
 
 #: Full CRLs that stay whatever `prune` is told: the newest, and the one before it, which it was checked against.
@@ -170,20 +172,18 @@ async def status_changes(
 ) -> list[StatusChange]:
     """Revocations, holds and releases after `after_seq`, in order; of one (authority, partition) where given."""
     await tail.flush(connection)
-    c, f = certificates.c, feed_table.c
-    same = (f.authority_id == c.authority_id) & (f.serial == c.serial)
-    statement = (
-        select(f.seq, f.kind, f.authority_id, c.partition, f.serial, f.at_ms)
-        .join(certificates, same)
-        .where(f.seq > after_seq, f.kind.in_(("revoked", "held", "released")))
-        .order_by(f.seq)
-    )
+    c, f, s = certificates.c, feed_table.c, certificate_serials.c
+    wanted = [f.seq > after_seq, f.kind.in_(("revoked", "held", "released"))]
     if scope is not None:
-        statement = statement.where(f.authority_id == scope[0], c.partition == scope[1])
+        wanted.append(f.authority_id == scope[0])
+    columns = (f.seq, f.kind, f.authority_id, c.partition, f.serial, f.at_ms)
+    same = (f.authority_id == s.authority_id) & (f.serial == s.serial)
+    statement = rows_of(connection, columns, *wanted, before=feed_table, on=same).order_by(f.seq)
     rows = await connection.stream(statement)
     return [
         StatusChange(seq, kind, authority_id, partition, int.from_bytes(serial, "big"), at_ms)
         async for seq, kind, authority_id, partition, serial, at_ms in rows
+        if scope is None or partition == scope[1]
     ]
 
 

@@ -29,7 +29,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from core.errors import SettingsError, Unavailable
-from core.store import postgres, sqlite, tail
+from core.store import partitions, postgres, sqlite, tail
+from core.store.gate import Gate
 from core.store.settings import SETTLE_MS, StoreTarget, as_target, is_postgres
 from core.store.sqlite import sqlite_path
 from core.store.upsert import hold
@@ -62,8 +63,14 @@ class Database:
         self.target = target
         self.url = target.url
         self.on_postgres = is_postgres(target.url)
+        settings = target.settings
+
+        def gate(room: int) -> Gate:
+            return Gate(room, waiting_max=settings.wait_max, patience_s=settings.wait_timeout_s)
+
         # Half of the pool at most, so that readers, and reads by a writer, always find a connection.
-        self._writers = asyncio.Semaphore(target.settings.pool_size // 2 if self.on_postgres else 1)
+        self._writers = gate(settings.pool_size // 2 if self.on_postgres else 1)
+        self._connections = gate(settings.pool_size if self.on_postgres else sqlite.POOL_SIZE)
         #: Called after each commit that wrote anything to the feed, the record or the store's time.
         self.on_commit: list[Callable[[], None]] = []
         self._is_outage = postgres.is_outage if self.on_postgres else sqlite.is_outage
@@ -71,7 +78,7 @@ class Database:
         self._write_options: dict[str, Any] = {"qianyan_write": True}
         if self.on_postgres:
             self._read_options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
-            self._write_options = {"isolation_level": "READ COMMITTED"}
+            self._write_options = {"isolation_level": "READ COMMITTED", **partitions.options()}
 
     @property
     def settle_ms(self) -> int:
@@ -99,7 +106,7 @@ class Database:
         Raises Unavailable where the database is locked, full or gone, or another transaction stood in the way.
         """
         options = {**self._write_options, **tail.options()}
-        async with self._writers:
+        async with self._writers.pass_through():
             async with self._transaction("the store cannot be written", options) as connection:
                 yield connection
                 await tail.flush(connection)
@@ -122,7 +129,7 @@ class Database:
     async def _transaction(self, trouble: str, options: dict[str, Any]) -> AsyncIterator[AsyncConnection]:
         connected = False
         try:
-            async with self._engine.connect() as plain:
+            async with self._connections.pass_through(), self._engine.connect() as plain:
                 connected = True
                 connection = await plain.execution_options(**options)
                 async with connection.begin():

@@ -11,7 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.model import serial_to_bytes
 from core.store.crls import CrlRecord, latest
-from core.store.schema import certificates, crls
+from core.store.identified import rows_of
+from core.store.schema import crls
+from core.store.schema_certificates import certificate_serials, certificates
 from core.store.upsert import among
 
 _IN_CHUNK: Final = 2_000
@@ -51,9 +53,9 @@ async def find_many(
         by_authority.setdefault(authority_id, []).append(serial_to_bytes(serial))
     for authority_id, serials in by_authority.items():
         for start in range(0, len(serials), _IN_CHUNK):
-            these = among(connection, certificates.c.serial, serials[start : start + _IN_CHUNK])
-            statement = select(*_COLUMNS).where(certificates.c.authority_id == authority_id, these)
-            for row in await connection.execute(statement):
+            s = certificate_serials.c
+            these = among(connection, s.serial, serials[start : start + _IN_CHUNK])
+            for row in await connection.execute(rows_of(connection, _COLUMNS, s.authority_id == authority_id, these)):
                 record = _certificate(row)
                 found[authority_id, record.serial] = record
     return found

@@ -14,7 +14,11 @@ from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.errors import NotFound
-from core.store.schema import certificates, escrowed_keys, spare_keys
+from core.store import bulk
+from core.store.schema import escrowed_keys, spare_keys
+from core.store.schema_certificates import certificate_serials, certificates, of_identity
+
+_IN_CHUNK = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,32 @@ async def keep(connection: AsyncConnection, certificate_id: int, key: WrappedKey
     await connection.execute(insert(escrowed_keys).values(row))
 
 
+async def keep_many(connection: AsyncConnection, kept: Sequence[tuple[int, WrappedKey]], *, at_ms: int) -> None:
+    """As `keep`, for many certificates by row id (PostgreSQL: COPY)."""
+    rows = [
+        {
+            "certificate_id": certificate_id,
+            "public_key": key.public_key,
+            "wrapped_key": key.wrapped,
+            "created_at_ms": at_ms,
+            "ended_at_ms": None,
+        }
+        for certificate_id, key in kept
+    ]
+    await bulk.insert_rows(connection, escrowed_keys, rows)
+
+
+async def get_many(connection: AsyncConnection, certificate_ids: Sequence[int]) -> dict[int, WrappedKey]:
+    """The keys of those of these encryption certificates that have one in care."""
+    c = escrowed_keys.c
+    found = {}
+    for start in range(0, len(certificate_ids), _IN_CHUNK):
+        these = c.certificate_id.in_(certificate_ids[start : start + _IN_CHUNK])
+        rows = await connection.execute(select(c.certificate_id, c.public_key, c.wrapped_key).where(these))
+        found.update({row.certificate_id: WrappedKey(row.public_key, row.wrapped_key) for row in rows})
+    return found
+
+
 async def get(connection: AsyncConnection, certificate_id: int) -> WrappedKey:
     """The key of an encryption certificate, in use or history. Raises NotFound (code "key_not_escrowed")."""
     c = escrowed_keys.c
@@ -67,7 +97,8 @@ async def end_expired(connection: AsyncConnection, *, at_ms: int, limit: int) ->
     e = escrowed_keys.c
     expired = (
         select(e.certificate_id)
-        .join(certificates, certificates.c.id == e.certificate_id)
+        .join(certificate_serials, certificate_serials.c.id == e.certificate_id)
+        .join(certificates, of_identity)
         .where(e.ended_at_ms.is_(None), certificates.c.not_after_ms < at_ms)
         .limit(limit)
     )

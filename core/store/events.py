@@ -14,8 +14,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.errors import Conflict
+from core.store import bulk, statistics
 from core.store.schema import certificate_events as events
-from core.store.schema import certificates
+from core.store.schema_certificates import certificate_serials, certificates, of_identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,18 @@ async def append(connection: AsyncConnection, event: Event, *, at_ms: int) -> No
         await connection.execute(insert(events).values(row))
     except IntegrityError as error:
         raise Conflict("the certificate was replaced by another request", code="already_replaced") from error
+    statistics.note_operation(connection, event.certificate_id, event.operation, at_ms)
+
+
+async def append_many(connection: AsyncConnection, done: Sequence[Event], *, at_ms: int) -> None:
+    """Appends many (PostgreSQL: COPY). Raises as `append`, and nothing of it was done then."""
+    rows = [{name: getattr(event, name) for name in Event.__dataclass_fields__} | {"at_ms": at_ms} for event in done]
+    try:
+        await bulk.insert_rows(connection, events, rows)
+    except IntegrityError as error:
+        raise Conflict("a certificate was replaced by another request", code="already_replaced") from error
+    for event in done:
+        statistics.note_operation(connection, event.certificate_id, event.operation, at_ms)
 
 
 async def successor(connection: AsyncConnection, certificate_id: int) -> int | None:
@@ -63,9 +76,12 @@ async def successor(connection: AsyncConnection, certificate_id: int) -> int | N
 
 
 async def predecessor(connection: AsyncConnection, certificate_id: int) -> int | None:
-    """The row id of the certificate that this one replaced, where it did."""
-    statement = select(events.c.previous_id).where(
-        events.c.certificate_id == certificate_id, events.c.previous_id.is_not(None)
+    """The row id of the certificate that this one replaced, where it did, and the record of that one is still kept."""
+    statement = (
+        select(events.c.previous_id)
+        .join(certificate_serials, certificate_serials.c.id == events.c.previous_id)
+        .join(certificates, of_identity)
+        .where(events.c.certificate_id == certificate_id)
     )
     return (await connection.execute(statement)).scalar_one_or_none()
 
@@ -74,7 +90,7 @@ async def history(
     connection: AsyncConnection, holder_id: str, *, before_id: int | None = None, limit: int = 200
 ) -> Sequence[PastEvent]:
     """A holder's business, newest first; `before_id` goes on behind the last one read."""
-    made, replaced = certificates.alias(), certificates.alias()
+    made, replaced = certificate_serials.alias(), certificate_serials.alias()
     statement = (
         select(events, made.c.authority_id, made.c.serial, replaced.c.serial.label("previous_serial"))
         .join(made, made.c.id == events.c.certificate_id)

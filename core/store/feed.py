@@ -16,21 +16,20 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from core.store import counters, tail
 from core.store.schema import feed
 
-FeedKind = Literal["issued", "revoked", "held", "released", "key", "authority", "crl", "token", "caller", "set", "hsm"]
+FeedKind = Literal[
+    "issued", "revoked", "held", "released", "key", "authority", "crl", "token", "caller", "set", "hsm", "retired"
+]
 
 
 @dataclass(frozen=True, slots=True)
 class FeedChange:
-    """Something to append. `subject_id`: the key id for kind "key", the partition as text for kind "crl".
-
-    certificate_id: the row of `certificates` whose `changed_seq` becomes the entry's number.
-    """
+    """Something to append. `subject_id`: the key id for kind "key", the partition as text for kind "crl", the year for
+    kind "retired"."""
 
     kind: FeedKind
     authority_id: str | None = None
     serial: int | None = None
     subject_id: str | None = None
-    certificate_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +55,7 @@ def entry(
 async def append(connection: AsyncConnection, changes: Sequence[FeedChange], *, at_ms: int) -> None:
     """Appends `changes` in order, numbered when the transaction ends."""
     tail.of(connection).feed += [
-        tail.PendingFeed(
-            change.kind, change.authority_id, change.serial, change.subject_id, at_ms, change.certificate_id
-        )
+        tail.PendingFeed(change.kind, change.authority_id, change.serial, change.subject_id, at_ms)
         for change in changes
     ]
 

@@ -10,13 +10,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Row, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.errors import Conflict, NotFound
 from core.store.schema import holder_keys, holders
-from core.store.upsert import hold
+from core.store.upsert import among, hold, on_postgres, upsert
+
+#: How many values an IN list gets.
+_AT_ONCE = 1_000
+
+#: PostgreSQL: one statement whatever their number, which arrays make.
+_ADD_MANY = text("""
+INSERT INTO holders (id, kind, number_hash, key_id, sealed, version, created_at_ms, changed_at_ms)
+SELECT * FROM unnest(CAST(:id AS text[]), CAST(:kind AS text[]), CAST(:number_hash AS bytea[]),
+  CAST(:key_id AS integer[]), CAST(:sealed AS bytea[]), CAST(:version AS bigint[]), CAST(:created_at_ms AS bigint[]),
+  CAST(:changed_at_ms AS bigint[]))
+ON CONFLICT (number_hash) DO NOTHING
+RETURNING id
+""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +55,21 @@ class HolderKey:
     created_at_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class Touch:
+    """A business done for a holder who was seen at a version; see `touch`."""
+
+    holder_id: str
+    seen_version: int
+    sealed: tuple[int, bytes] | None = None
+
+
 def _record(row: Row[Any]) -> HolderRecord:
     return HolderRecord(*(getattr(row, name) for name in HolderRecord.__dataclass_fields__))
 
 
-def _changed_meanwhile() -> Conflict:
+def changed_meanwhile() -> Conflict:
+    """What the later of two requests for one holder is told."""
     return Conflict(
         "another request changed this holder meanwhile; look what it did, then ask again", code="holder_busy"
     )
@@ -67,13 +89,41 @@ async def find(connection: AsyncConnection, number_hash: bytes) -> HolderRecord 
     return None if row is None else _record(row)
 
 
-async def add(connection: AsyncConnection, record: HolderRecord) -> None:
-    """Raises Conflict (code "holder_busy") where another request registered the same holder meanwhile."""
-    row = {name: getattr(record, name) for name in HolderRecord.__dataclass_fields__}
-    try:
-        await connection.execute(insert(holders).values(row))
-    except IntegrityError as error:
-        raise _changed_meanwhile() from error
+async def find_many(connection: AsyncConnection, number_hashes: Sequence[bytes]) -> dict[bytes, HolderRecord]:
+    """Those of the holders with these keyed hashes that there are, by hash."""
+    rows = await connection.execute(select(holders).where(among(connection, holders.c.number_hash, number_hashes)))
+    return {row.number_hash: row for row in map(_record, rows)}
+
+
+async def add_many(connection: AsyncConnection, records: Sequence[HolderRecord]) -> set[str]:
+    """Registers each of different holders that is not registered yet; returns the ids of those that were."""
+    if not records:
+        return set()
+    # In one order, so that two transactions with the same holders wait for each other and do not lock up.
+    ordered = sorted(records, key=lambda record: record.number_hash)
+    columns = tuple(HolderRecord.__dataclass_fields__)
+    if on_postgres(connection):
+        arrays = {name: [getattr(record, name) for record in ordered] for name in columns}
+        return set((await connection.execute(_ADD_MANY, arrays)).scalars())
+    rows = [{name: getattr(record, name) for name in columns} for record in ordered]
+    await connection.execute(upsert(connection, holders).on_conflict_do_nothing(index_elements=["number_hash"]), rows)
+    added: set[str] = set()
+    for start in range(0, len(ordered), _AT_ONCE):
+        ids = [record.id for record in ordered[start : start + _AT_ONCE]]
+        added.update((await connection.execute(select(holders.c.id).where(holders.c.id.in_(ids)))).scalars())
+    return added
+
+
+async def touch_many(connection: AsyncConnection, touches: Sequence[Touch], *, at_ms: int) -> set[str]:
+    """Counts a business for each of different holders that is still as it was seen; returns the ids of those."""
+    touched: set[str] = set()
+    for one in sorted(touches, key=lambda touch: touch.holder_id):
+        try:
+            await touch(connection, one.holder_id, one.seen_version, at_ms=at_ms, sealed=one.sealed)
+        except Conflict:
+            continue
+        touched.add(one.holder_id)
+    return touched
 
 
 async def touch(
@@ -93,7 +143,7 @@ async def touch(
         values["key_id"], values["sealed"] = sealed
     seen = (holders.c.id == holder_id) & (holders.c.version == seen_version)
     if (await connection.execute(update(holders).where(seen).values(**values))).rowcount != 1:
-        raise _changed_meanwhile()
+        raise changed_meanwhile()
 
 
 async def bump(connection: AsyncConnection, holder_id: str, *, at_ms: int) -> None:

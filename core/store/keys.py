@@ -5,7 +5,7 @@ Private keys are elsewhere (signer.engine), and so is how often they were used (
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from core.errors import Conflict, NotFound, Refused
 from core.model import KeyPurpose, KeyState
 from core.store import feed
 from core.store.schema import key_uses, keys
+from core.store.upsert import among
 
 #: Which states a state may change to; compromised and retired are final (rule 2).
 _TRANSITIONS: Final[dict[KeyState, frozenset[KeyState]]] = {
@@ -138,6 +139,12 @@ async def get(connection: AsyncConnection, key_id: str, *, lock: bool = False) -
 async def find_by_public_key(connection: AsyncConnection, public_key: bytes) -> list[KeyRecord]:
     """Every key with that public key (65 bytes)."""
     return [_record(row) for row in await connection.execute(select(*_COLUMNS).where(keys.c.public_key == public_key))]
+
+
+async def with_public_keys(connection: AsyncConnection, public_keys: Sequence[bytes]) -> list[KeyRecord]:
+    """Every key whose public key is among these."""
+    these = among(connection, keys.c.public_key, public_keys)
+    return [_record(row) for row in await connection.execute(select(*_COLUMNS).where(these))]
 
 
 async def list_all(connection: AsyncConnection) -> list[KeyRecord]:

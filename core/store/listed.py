@@ -8,17 +8,17 @@ the feed and not of the index that `load` reads.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import asyncpg
-from sqlalchemy import select, text
+from sqlalchemy import ClauseElement, Executable, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.model import serial_to_bytes
+from core.store.identified import rows_of
 from core.store.postgres import driver
-from core.store.schema import certificates
-from core.store.schema import feed as feed_table
+from core.store.schema_certificates import certificate_serials, certificates
 from core.store.tail import NO_TIME_LIMIT
 from core.store.upsert import among, on_postgres
 
@@ -52,6 +52,27 @@ class Loads(Protocol):
         """Some of what PostgreSQL's binary COPY sends."""
 
 
+async def _on_sqlite(connection: AsyncConnection, statement: str, parameters: Sequence[object]) -> Any:
+    """The driver's own cursor, in the caller's transaction: for a million rows SQLAlchemy takes longer than SQLite."""
+    raw = await connection.get_raw_connection()
+    under: Any = raw.driver_connection
+    return under.execute(statement, parameters)
+
+
+async def _chunks(connection: AsyncConnection, statement: ClauseElement) -> AsyncIterator[Sequence[Any]]:
+    """The rows of a statement, many at a time; on SQLite as the driver has them."""
+    if on_postgres(connection):
+        result = await connection.stream(cast(Executable, statement))
+        async for chunk in result.partitions(_STREAM_CHUNK):
+            yield [tuple(row) for row in chunk]
+        return
+    compiled: Any = statement.compile(dialect=connection.dialect, compile_kwargs={"render_postcompile": True})
+    parameters = [compiled.params[name] for name in compiled.positiontup]
+    async with await _on_sqlite(connection, str(compiled), parameters) as cursor:
+        while rows := await cursor.fetchmany(_AT_ONCE):
+            yield rows
+
+
 async def load(
     connection: AsyncConnection, authority_id: str, partition: int, into: Loads, *, expired_after_ms: int
 ) -> None:
@@ -61,9 +82,7 @@ async def load(
     """
     if not on_postgres(connection):
         statement = _LISTED.format(authority="?", partition="?", from_ms="?")
-        raw = await connection.get_raw_connection()
-        under: Any = raw.driver_connection
-        async with under.execute(statement, (authority_id, partition, expired_after_ms)) as cursor:
+        async with await _on_sqlite(connection, statement, (authority_id, partition, expired_after_ms)) as cursor:
             while rows := await cursor.fetchmany(_AT_ONCE):
                 into.load_rows(rows)
         return
@@ -96,13 +115,27 @@ async def load(
         raise wrong[0]
 
 
-_CHANGES: Final = text(f"""
-SELECT c.serial, {_STAMP} AS stamp, {_END} AS ends, c.invalidity_at_ms / 1000 AS invalidity, max(f.at_ms) AS changed
-FROM feed AS f JOIN certificates AS c ON c.authority_id = f.authority_id AND c.serial = f.serial
-WHERE f.seq > :after AND f.kind IN ('revoked', 'held', 'released')
+#: CROSS JOIN: SQLite then begins with the feed. Left to choose, it reads every certificate for a few changes; and so
+#: would PostgreSQL, see core.store.identified.
+_FROM: Final = {
+    "sqlite": "feed AS f CROSS JOIN certificate_serials AS s CROSS JOIN certificates AS c",
+    "postgresql": "feed AS f CROSS JOIN certificate_serials AS s CROSS JOIN LATERAL"
+    " (SELECT * FROM certificates WHERE id = s.id AND status_month = s.status_month LIMIT 1) AS c",
+}
+_CHANGED: Final = """
+FROM {tables}
+WHERE s.authority_id = f.authority_id AND s.serial = f.serial AND c.id = s.id AND c.status_month = s.status_month
+  AND f.seq > :after AND f.kind IN ('revoked', 'held', 'released')
   AND f.authority_id = :authority AND c.partition = :partition
-GROUP BY c.id
-""")  # noqa: S608 - our own words
+"""
+_CHANGES: Final = {
+    name: text(
+        f"SELECT c.serial, {_STAMP} AS stamp, {_END} AS ends, c.invalidity_at_ms / 1000 AS invalidity,"
+        f" max(f.at_ms) AS changed {_CHANGED.format(tables=tables)}"
+        " GROUP BY c.id, c.status_month, c.serial, c.revoked_at_ms, c.reason, c.not_after_ms, c.invalidity_at_ms"
+    )
+    for name, tables in _FROM.items()
+}
 
 
 async def changes(
@@ -111,9 +144,8 @@ async def changes(
     """Each certificate of a partition that was revoked, held or released after `after_seq`: (as it stands in this
     snapshot, when it changed last in milliseconds)."""
     parameters = {"after": after_seq, "authority": authority_id, "partition": partition}
-    rows = await connection.stream(_CHANGES, parameters)
     found: list[tuple[ListedRow, int]] = []
-    async for chunk in rows.partitions(_STREAM_CHUNK):
+    async for chunk in _chunks(connection, _CHANGES[connection.dialect.name].bindparams(**parameters)):
         found += [((bytes(row[0]), row[1], row[2], row[3]), row[4]) for row in chunk]
     return found
 
@@ -122,20 +154,53 @@ async def changes(
 FactRow = tuple[int, str, bytes, int | None, int | None, int | None, int, int]
 
 
+_FACTS: Final = {
+    name: text(
+        "SELECT f.seq, f.kind, c.serial, c.revoked_at_ms, c.reason, c.invalidity_at_ms, c.not_after_ms, f.at_ms"
+        f" {_CHANGED.format(tables=tables)}"
+    )
+    for name, tables in _FROM.items()
+}
+
+
 async def facts(
     connection: AsyncConnection, authority_id: str, partition: int, *, after_seq: int
 ) -> AsyncIterator[Sequence[FactRow]]:
     """Every revocation, hold and release of a partition after `after_seq`, each with the certificate's state now."""
-    c, f = certificates.c, feed_table.c
-    statement = (
-        select(f.seq, f.kind, c.serial, c.revoked_at_ms, c.reason, c.invalidity_at_ms, c.not_after_ms, f.at_ms)
-        .join(certificates, (f.authority_id == c.authority_id) & (f.serial == c.serial))
-        .where(f.seq > after_seq, f.kind.in_(("revoked", "held", "released")))
-        .where(f.authority_id == authority_id, c.partition == partition)
-    )
-    result = await connection.stream(statement)
-    async for chunk in result.partitions(_STREAM_CHUNK):
-        yield [tuple(row) for row in chunk]
+    statement = _FACTS[connection.dialect.name].bindparams(after=after_seq, authority=authority_id, partition=partition)
+    async for chunk in _chunks(connection, statement):
+        yield chunk
+
+
+_CHANGED_ALONE: Final = text(
+    "SELECT seq, kind, serial, at_ms FROM feed"
+    " WHERE seq > :after AND kind IN ('revoked', 'held', 'released') AND authority_id = :authority"
+)
+_MARKED: Final = text(
+    "SELECT serial, revoked_at_ms, reason, invalidity_at_ms, not_after_ms FROM certificates"
+    " WHERE authority_id = :authority AND partition = :partition AND state IN ('revoked', 'held')"
+)
+
+
+async def changed_alone(
+    connection: AsyncConnection, authority_id: str, *, after_seq: int
+) -> AsyncIterator[Sequence[tuple[int, str, bytes, int]]]:
+    """Every revocation, hold and release of an authority after `after_seq`: (feed position, kind, serial, time in ms).
+
+    With `marked` it says what `facts` says of an authority's only partition: two passes in the order in which the rows
+    lie, where `facts` looks each certificate up.
+    """
+    async for chunk in _chunks(connection, _CHANGED_ALONE.bindparams(after=after_seq, authority=authority_id)):
+        yield chunk
+
+
+async def marked(
+    connection: AsyncConnection, authority_id: str, partition: int
+) -> AsyncIterator[Sequence[tuple[bytes, int, int, int | None, int]]]:
+    """The state of every certificate of a partition that is revoked or held now, as `states`: not by the index that
+    `load` reads."""
+    async for chunk in _chunks(connection, _MARKED.bindparams(authority=authority_id, partition=partition)):
+        yield chunk
 
 
 #: (serial, revocation time in ms, reason, invalidity date in ms, end in ms)
@@ -146,13 +211,11 @@ async def states(
     connection: AsyncConnection, authority_id: str, partition: int, serials: Sequence[int]
 ) -> list[StateRow]:
     """The state of those serials that the partition has, in no order."""
-    c = certificates.c
+    c, s = certificates.c, certificate_serials.c
     found: list[StateRow] = []
     for start in range(0, len(serials), _IN_CHUNK):
-        these = among(connection, c.serial, [serial_to_bytes(s) for s in serials[start : start + _IN_CHUNK]])
-        statement = select(c.serial, c.revoked_at_ms, c.reason, c.invalidity_at_ms, c.not_after_ms)
-        rows = await connection.execute(
-            statement.where(c.authority_id == authority_id, c.partition == partition, these)
-        )
-        found += [tuple(row) for row in rows]
+        these = among(connection, s.serial, [serial_to_bytes(one) for one in serials[start : start + _IN_CHUNK]])
+        columns = (c.serial, c.revoked_at_ms, c.reason, c.invalidity_at_ms, c.not_after_ms, c.partition)
+        rows = await connection.execute(rows_of(connection, columns, s.authority_id == authority_id, these))
+        found += [tuple(row[:-1]) for row in rows if row.partition == partition]
     return found

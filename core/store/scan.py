@@ -12,7 +12,8 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.model import CertificateState, CertificateStatus, RevocationReason
-from core.store.schema import certificates
+from core.store.identified import rows_of
+from core.store.schema_certificates import certificate_serials, certificates
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,9 @@ async def statuses_after(
     passed over."""
     c = certificates.c
     columns = (c.serial, c.state, c.revoked_at_ms, c.reason, c.invalidity_at_ms, c.not_after_ms)
-    wanted = select(*columns).where(c.authority_id == authority_id, c.serial > after).order_by(c.serial).limit(limit)
-    rows = (await connection.execute(wanted)).all()
+    s = certificate_serials.c
+    wanted = rows_of(connection, columns, s.authority_id == authority_id, s.serial > after)
+    rows = (await connection.execute(wanted.order_by(s.serial).limit(limit))).all()
     found = [
         CertificateStatus(
             int.from_bytes(row.serial, "big"),

@@ -14,7 +14,6 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     PrimaryKeyConstraint,
     String,
     Table,
@@ -23,18 +22,10 @@ from sqlalchemy import (
     text,
 )
 
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
-
-#: SQLite's rowid alias must be declared INTEGER; PostgreSQL wants BIGINT.
-_Id = BigInteger().with_variant(Integer, "sqlite")
+from core.store.schema_base import ROW_ID as _Id
+from core.store.schema_base import metadata as metadata
+from core.store.schema_certificates import certificate_serials as certificate_serials
+from core.store.schema_certificates import certificates as certificates
 
 #: Named counters that only grow: `feed` (last sequence), `audit` (last sequence), `last_time_ms`.
 #: A row that is updated is locked until commit, so numbers taken from it have no gaps and commit in order;
@@ -108,67 +99,6 @@ authorities = Table(
     Column("created_at_ms", BigInteger, nullable=False),
 )
 
-#: status_month: year * 12 + month - 1 of notAfter in UTC; with status_index it names the certificate in the status set.
-certificates = Table(
-    "certificates",
-    metadata,
-    Column("id", _Id, primary_key=True),
-    Column("authority_id", String(32), ForeignKey("authorities.id"), nullable=False),
-    Column("serial", LargeBinary(20), nullable=False),
-    Column("usage", String(8), nullable=False),
-    Column("profile", String(64), nullable=False),
-    Column("pair_id", _Id, ForeignKey("certificates.id")),
-    Column("subject", LargeBinary, nullable=False),
-    Column("public_key", LargeBinary(65), nullable=False),
-    Column("not_before_ms", BigInteger, nullable=False),
-    Column("not_after_ms", BigInteger, nullable=False),
-    Column("partition", Integer, nullable=False),
-    Column("status_month", Integer, nullable=False),
-    Column("status_index", BigInteger, nullable=False),
-    Column("certificate", LargeBinary, nullable=False),
-    Column("issued_at_ms", BigInteger, nullable=False),
-    Column("state", String(8), nullable=False),
-    Column("revoked_at_ms", BigInteger),
-    Column("reason", Integer),
-    Column("invalidity_at_ms", BigInteger),
-    Column("changed_seq", BigInteger, nullable=False),
-    Column("holder_id", String(32), ForeignKey("holders.id")),
-    UniqueConstraint("authority_id", "serial"),
-    UniqueConstraint("authority_id", "status_month", "status_index"),
-    CheckConstraint("state IN ('good', 'held', 'revoked')", name="state"),
-    CheckConstraint("usage IN ('sign', 'encrypt', 'ca', 'ocsp')", name="usage"),
-    CheckConstraint("(state = 'good') = (revoked_at_ms IS NULL)", name="revoked_at"),
-)
-Index("ix_certificates_crl", certificates.c.authority_id, certificates.c.partition, certificates.c.state)
-Index("ix_certificates_pair", certificates.c.pair_id)
-#: What a CRL says, in the order in which it says it, without a look at the rows: only certificates that are not good.
-Index(
-    "ix_certificates_listed",
-    certificates.c.authority_id,
-    certificates.c.partition,
-    certificates.c.serial,
-    certificates.c.revoked_at_ms,
-    certificates.c.reason,
-    certificates.c.invalidity_at_ms,
-    certificates.c.not_after_ms,
-    sqlite_where=certificates.c.revoked_at_ms.is_not(None),
-    postgresql_where=certificates.c.revoked_at_ms.is_not(None),
-)
-Index(
-    "ix_certificates_holder",
-    certificates.c.holder_id,
-    sqlite_where=text("holder_id IS NOT NULL"),
-    postgresql_where=text("holder_id IS NOT NULL"),
-)
-#: Whose key it is, for keys that came with a request; a hash index, because keys are long and only ever compared.
-Index(
-    "ix_certificates_public_key",
-    certificates.c.public_key,
-    sqlite_where=text("usage = 'sign'"),
-    postgresql_where=text("usage = 'sign'"),
-    postgresql_using="hash",
-)
-
 status_indexes = Table(
     "status_indexes",
     metadata,
@@ -184,7 +114,7 @@ status_indexes = Table(
 escrowed_keys = Table(
     "escrowed_keys",
     metadata,
-    Column("certificate_id", _Id, ForeignKey("certificates.id"), primary_key=True),
+    Column("certificate_id", _Id, ForeignKey("certificate_serials.id"), primary_key=True),
     Column("public_key", LargeBinary(65), nullable=False),
     Column("wrapped_key", LargeBinary, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
@@ -241,8 +171,8 @@ certificate_events = Table(
     "certificate_events",
     metadata,
     Column("id", _Id, primary_key=True),
-    Column("certificate_id", _Id, ForeignKey("certificates.id"), nullable=False),
-    Column("previous_id", _Id, ForeignKey("certificates.id"), unique=True),
+    Column("certificate_id", _Id, ForeignKey("certificate_serials.id"), nullable=False),
+    Column("previous_id", _Id, ForeignKey("certificate_serials.id"), unique=True),
     Column("holder_id", String(32), ForeignKey("holders.id")),
     Column("operation", String(16), nullable=False),
     Column("ground", String(32)),
@@ -263,12 +193,12 @@ recoveries = Table(
     "recoveries",
     metadata,
     Column("id", String(32), primary_key=True),
-    Column("certificate_id", _Id, ForeignKey("certificates.id"), nullable=False),
+    Column("certificate_id", _Id, ForeignKey("certificate_serials.id"), nullable=False),
     Column("judicial", Boolean, nullable=False),
     # The case or order it rests on, by number.
     Column("reference", String(64), nullable=False),
     # Whose key the recovered one is enveloped for: a certificate here, or the public key that an order names.
-    Column("recipient_id", _Id, ForeignKey("certificates.id")),
+    Column("recipient_id", _Id, ForeignKey("certificate_serials.id")),
     Column("recipient_key", LargeBinary(65), nullable=False),
     Column("requested_by", String(128), nullable=False),
     Column("first_approver", String(128)),
@@ -288,7 +218,7 @@ unlocks = Table(
     "unlocks",
     metadata,
     Column("id", String(32), primary_key=True),
-    Column("certificate_id", _Id, ForeignKey("certificates.id"), nullable=False),
+    Column("certificate_id", _Id, ForeignKey("certificate_serials.id"), nullable=False),
     Column("actor", String(128), nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("expires_at_ms", BigInteger, nullable=False),
@@ -339,7 +269,8 @@ crl_points = Table(
     PrimaryKeyConstraint("authority_id", "partition"),
 )
 
-#: One builder at a time for each scope (core/store/crl_leases.py). holder: who has it, or had it last.
+#: One builder at a time for each scope (core/store/leases.py); partition -1: the status set.
+#: holder: who has it, or had it last.
 crl_leases = Table(
     "crl_leases",
     metadata,
@@ -562,3 +493,10 @@ hsm_reports = Table(
     Column("at_ms", BigInteger, nullable=False),
     PrimaryKeyConstraint("worker", "device"),
 )
+
+from core.store import schema_bulk as _schema_bulk  # noqa: E402, F401
+from core.store import schema_imports as _schema_imports  # noqa: E402, F401
+from core.store import schema_kmc as _schema_kmc  # noqa: E402, F401 - its tables are part of the metadata
+from core.store import schema_registration as _schema_registration  # noqa: E402, F401 - its tables are part of the metadata
+from core.store import schema_retention as _schema_retention  # noqa: E402, F401
+from core.store import schema_statistics as _schema_statistics  # noqa: E402, F401

@@ -37,7 +37,11 @@ class StoreSettings(Settings):
     pool_size: int = Field(default=8, ge=2, le=200)
     """Connections of each worker, beside one for the change feed. At most half of them write at a time."""
     connect_timeout_s: float = Field(default=5.0, gt=0, le=60)
-    """How long one host may take to accept a connection, and how long a request may wait for one of the pool."""
+    """How long one host may take to accept a connection."""
+    wait_timeout_s: float = Field(default=15.0, ge=0.1, le=600)
+    """How long a request waits for its turn at the store when others are using it, before it is refused as busy."""
+    wait_max: int = Field(default=2_000, ge=1, le=100_000)
+    """How many requests of a worker wait so; more are refused at once."""
     statement_timeout_s: float = Field(default=10.0, ge=0.1, le=600)
     """How long one statement may take; the server ends it. The commit has this and a second more."""
     lock_timeout_s: float = Field(default=5.0, ge=0.1, le=600)
@@ -48,12 +52,19 @@ class StoreSettings(Settings):
     """Nothing in memory is relied on if the feed's end was not confirmed this recently (PostgreSQL)."""
     feed_patience_s: float = Field(default=2.0, ge=0.1, le=60)
     """How long a request waits for a change feed that cannot be read before it is refused."""
+    primary_url: str | None = None
+    """Where `url` is a replica: its primary, as `url` is written. The node is a responder then: it answers for status
+    alone, reads the replica, and accounts for the uses of its keys at the primary, a block at a time."""
     replica_max_lag_s: float = Field(default=5.0, ge=0.1, le=3600)
     """On a replica: refuse to answer when it stands further behind the primary than this."""
+    partitions_ahead_years: int = Field(default=3, ge=1, le=30)
+    """For how many years after this one room for certificates is made ahead (PostgreSQL)."""
+    certificate_years: int = Field(default=10, ge=1, le=100)
+    """How long a certificate's record is kept after it has ended; `qianyan store retire` removes none before."""
     heartbeat_s: float = Field(default=0.0, ge=0.0, le=60)
     """Commit something this often, so that replicas can tell idle from cut off; 0: no responder reads a replica."""
 
-    @field_validator("url")
+    @field_validator("url", "primary_url")
     @classmethod
     def _known(cls, value: str | None) -> str | None:
         if value is None or value.startswith("sqlite+aiosqlite:///"):
@@ -63,6 +74,14 @@ class StoreSettings(Settings):
         if _PASSWORD.search(value):
             raise ValueError("a password does not belong here: use password_file, or the variable of password_env")
         return value
+
+    @model_validator(mode="after")
+    def _a_primary_of_a_replica(self) -> Self:
+        if self.primary_url is not None and not (
+            is_postgres(self.primary_url) and self.url is not None and is_postgres(self.url)
+        ):
+            raise ValueError("primary_url goes with a url of a PostgreSQL replica, and is its primary's")
+        return self
 
     @model_validator(mode="after")
     def _poll_within_age(self) -> Self:

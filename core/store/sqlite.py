@@ -17,7 +17,7 @@ from core.errors import SettingsError
 from core.store.settings import is_postgres
 
 _BUSY_TIMEOUT_MS: Final = 10_000
-_POOL_SIZE: Final = 8
+POOL_SIZE: Final = 8
 
 
 def sqlite_path(url: str) -> Path | None:
@@ -41,7 +41,7 @@ def sqlite_path(url: str) -> Path | None:
 def make_engine(url: str, *, foreign_keys: bool = True) -> AsyncEngine:
     """An engine whose every connection is durable and checks references unless `foreign_keys` is False."""
     try:
-        engine = create_async_engine(url, pool_size=_POOL_SIZE, max_overflow=0)
+        engine = create_async_engine(url, pool_size=POOL_SIZE, max_overflow=0)
     except Exception as error:
         raise SettingsError(f"store.url is not usable: {error}", code="store_url") from error
 

@@ -17,9 +17,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from core.errors import Conflict
 from core.model import CertificateState, serial_to_bytes
 from core.store import feed
-from core.store.schema import certificates, status_indexes, status_sets
+from core.store.identified import rows_of
 from core.store.schema import feed as feed_table
-from core.store.upsert import hold
+from core.store.schema import status_indexes, status_sets
+from core.store.schema_certificates import certificate_serials, certificates
+from core.store.upsert import among, hold
 
 _STREAM_CHUNK: Final = 2_000
 _IN_CHUNK: Final = 5_000
@@ -136,9 +138,10 @@ async def places(connection: AsyncConnection, authority_id: str, serials: Sequen
     found: list[Place] = []
     for start in range(0, len(serials), _IN_CHUNK):
         wanted = [serial_to_bytes(serial) for serial in serials[start : start + _IN_CHUNK]]
-        statement = select(c.status_month, c.status_index, c.state)
-        rows = await connection.execute(statement.where(c.authority_id == authority_id, c.serial.in_(wanted)))
-        found += [Place(*row) for row in rows]
+        s = certificate_serials.c
+        these = (s.authority_id == authority_id, among(connection, s.serial, wanted))
+        rows = await connection.execute(rows_of(connection, (c.status_month, c.status_index, c.state), *these))
+        found += [Place(*row) for row in rows if row.status_index >= 0]
     return found
 
 
@@ -156,7 +159,7 @@ async def stream_places(
     """
     c = certificates.c
     statement = select(c.status_month, c.status_index, c.state, c.not_before_ms)
-    statement = statement.where(c.authority_id == authority_id)
+    statement = statement.where(c.authority_id == authority_id, c.status_index >= 0)  # below: imported, without one
     if partitions is None:
         statement = statement.where(c.status_month >= from_month)
     else:

@@ -21,8 +21,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.audit import GENESIS, AuditEvent, chain, encode_detail
 from core.model import serial_to_bytes
+from core.store import counted as counting
+from core.store.copy_in import copy_in
+from core.store.counted import Counted
 from core.store.postgres import FEED_CHANNEL
-from core.store.schema import audit, certificates, counters, feed, outbox
+from core.store.schema import audit, counters, feed, outbox
 from core.store.upsert import upsert
 
 LAST_TIME: Final = "last_time_ms"
@@ -35,17 +38,19 @@ NO_TIME_LIMIT: Final = text("SET LOCAL statement_timeout = 0")
 
 _OPTION: Final = "qianyan_tail"
 
+#: From how many rows on COPY is quicker than arrays.
+_COPY_FROM: Final = 256
+
 
 @dataclass(slots=True)
 class PendingFeed:
-    """A feed row without its number. `certificate_id`: the row of `certificates` that is to carry the number."""
+    """A feed row without its number."""
 
     kind: str
     authority_id: str | None
     serial: int | None
     subject_id: str | None
     at_ms: int
-    certificate_id: int | None
 
 
 @dataclass(slots=True)
@@ -59,18 +64,24 @@ class PendingOutbox:
 
 @dataclass(slots=True)
 class Tail:
-    """What a transaction writes at its end. `last_time_ms` 0: the store's time stays. `flushed`: something was."""
+    """What a transaction writes at its end. `last_time_ms` 0: the store's time stays. `flushed`: something was.
+
+    unlimited: its statements have no time limit any more. values: the counters as they stand, where it has locked them.
+    """
 
     feed: list[PendingFeed] = field(default_factory=list)
     audit: list[tuple[AuditEvent, int]] = field(default_factory=list)
     outbox: list[PendingOutbox] = field(default_factory=list)
     last_time_ms: int = 0
     flushed: bool = False
+    unlimited: bool = False
+    values: dict[str, int] | None = None
+    counted: Counted = field(default_factory=Counted)
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to write."""
-        return not (self.feed or self.audit or self.outbox or self.last_time_ms)
+        return not (self.feed or self.audit or self.outbox or self.last_time_ms) and self.counted.empty
 
 
 def options() -> dict[str, Any]:
@@ -93,15 +104,35 @@ def writing(connection: AsyncConnection) -> bool:
     return _OPTION in connection.sync_connection.get_execution_options()
 
 
+async def begin(connection: AsyncConnection) -> None:
+    """Locks the counters now rather than at the end: nobody else's transaction with a tail commits until this one has
+    ended."""
+    tail = of(connection)
+    if tail.values is None:
+        await lift_time_limit(connection)
+        tail.values = await _lock(connection)
+
+
+async def lift_time_limit(connection: AsyncConnection) -> None:
+    """Executes NO_TIME_LIMIT, once in a transaction: for statements with many rows. SQLite has no limit."""
+    if connection.dialect.name != "postgresql":
+        return
+    tail = of(connection) if writing(connection) else None
+    if tail is None or not tail.unlimited:
+        await connection.execute(NO_TIME_LIMIT)
+    if tail is not None:
+        tail.unlimited = True
+
+
 async def flush(connection: AsyncConnection) -> None:
     """Writes what is pending; nothing where nothing is, or outside a write transaction."""
     assert connection.sync_connection is not None
     tail = connection.sync_connection.get_execution_options().get(_OPTION)
     if tail is None or tail.empty:
         return
-    pending = Tail(tail.feed, tail.audit, tail.outbox, tail.last_time_ms)
+    pending = Tail(tail.feed, tail.audit, tail.outbox, tail.last_time_ms, counted=tail.counted.take())
     tail.feed, tail.audit, tail.outbox, tail.last_time_ms, tail.flushed = [], [], [], 0, True
-    values = await _lock(connection)
+    values = await _lock(connection) if tail.values is None else tail.values
     feed_rows = _feed_rows(pending.feed, values["feed"])
     audit_rows = await _audit_rows(connection, pending.audit, values["audit"])
     outbox_rows = _outbox_rows(pending.outbox, values["outbox"])
@@ -109,13 +140,9 @@ async def flush(connection: AsyncConnection) -> None:
     values["outbox"] += len(outbox_rows)
     values["audit"] += len(audit_rows)
     values[LAST_TIME] = max(values[LAST_TIME], pending.last_time_ms)
-    carriers = [
-        {"row_id": entry.certificate_id, "number": row["seq"]}
-        for entry, row in zip(pending.feed, feed_rows, strict=True)
-        if entry.certificate_id is not None
-    ]
+    counts = await counting.rows(connection, pending.counted)
     write = _write_postgres if connection.dialect.name == "postgresql" else _write_rows
-    await write(connection, feed_rows, audit_rows, outbox_rows, carriers, values)
+    await write(connection, feed_rows, audit_rows, outbox_rows, counts, values)
 
 
 async def _lock(connection: AsyncConnection) -> dict[str, int]:
@@ -188,7 +215,7 @@ async def _write_rows(
     feed_rows: list[dict[str, Any]],
     audit_rows: list[dict[str, Any]],
     outbox_rows: list[dict[str, Any]],
-    carriers: list[dict[str, Any]],
+    counts: list[dict[str, Any]],
     values: dict[str, int],
 ) -> None:
     if feed_rows:
@@ -197,9 +224,8 @@ async def _write_rows(
         await connection.execute(insert(audit), audit_rows)
     if outbox_rows:
         await connection.execute(insert(outbox), outbox_rows)
-    if carriers:
-        carrying = certificates.c.id == bindparam("row_id")
-        await connection.execute(update(certificates).where(carrying).values(changed_seq=bindparam("number")), carriers)
+    if counts:
+        await connection.execute(counting.ADD, counts)
     changed = [{"counter": name, "number": value} for name, value in values.items()]
     named = counters.c.name == bindparam("counter")
     await connection.execute(update(counters).where(named).values(value=bindparam("number")), changed)
@@ -220,10 +246,11 @@ WITH feed_rows AS (
   INSERT INTO outbox (id, topic, reference, created_at_ms)
   SELECT * FROM unnest(CAST(:o_id AS bigint[]), CAST(:o_topic AS text[]), CAST(:o_reference AS text[]),
     CAST(:o_created_at_ms AS bigint[]))
-), carriers AS (
-  UPDATE certificates SET changed_seq = given.number
-  FROM unnest(CAST(:c_row_id AS bigint[]), CAST(:c_number AS bigint[])) AS given (row_id, number)
-  WHERE certificates.id = given.row_id
+), counts AS (
+  INSERT INTO statistics_counts (day, event, segment, count)
+  SELECT * FROM unnest(CAST(:s_day AS integer[]), CAST(:s_event AS text[]), CAST(:s_segment AS integer[]),
+    CAST(:s_count AS bigint[]))
+  ON CONFLICT (day, event, segment) DO UPDATE SET count = statistics_counts.count + excluded.count
 ), numbers AS (
   UPDATE counters SET value = given.value
   FROM unnest(CAST(:names AS text[]), CAST(:numbers AS bigint[])) AS given (name, value)
@@ -239,19 +266,24 @@ async def _write_postgres(
     feed_rows: list[dict[str, Any]],
     audit_rows: list[dict[str, Any]],
     outbox_rows: list[dict[str, Any]],
-    carriers: list[dict[str, Any]],
+    counts: list[dict[str, Any]],
     values: dict[str, int],
 ) -> None:
     def columns(prefix: str, names: str, rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
         return {f"{prefix}_{name}": [row[name] for row in rows] for name in names.split()}
 
+    told = bool(feed_rows)
+    if len(feed_rows) + len(audit_rows) + len(outbox_rows) >= _COPY_FROM:
+        for table, rows in ((feed, feed_rows), (audit, audit_rows), (outbox, outbox_rows)):
+            await copy_in(connection, table, rows)
+        feed_rows, audit_rows, outbox_rows = [], [], []
     parameters = {
         **columns("f", "seq kind authority_id serial subject_id at_ms", feed_rows),
         **columns("a", "seq at_ms actor action subject outcome detail hash", audit_rows),
         **columns("o", "id topic reference created_at_ms", outbox_rows),
-        **columns("c", "row_id number", carriers),
+        **columns("s", "day event segment count", counts),
         "names": list(values),
         "numbers": list(values.values()),
-        "told": bool(feed_rows),
+        "told": told,
     }
     await connection.execute(_WRITE, parameters)

@@ -9,6 +9,11 @@ from sqlalchemy import ARRAY, Column, ColumnElement, LargeBinary, Table, any_, b
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+_HOLD_MANY = text(
+    "SELECT count(pg_advisory_xact_lock(hash)) FROM (SELECT DISTINCT hashtextextended(key, 0) AS hash "
+    "FROM unnest(CAST(:keys AS text[])) AS given (key) ORDER BY hash) AS ordered"
+)
+
 
 def on_postgres(connection: AsyncConnection) -> bool:
     """Whether the connection is to PostgreSQL."""
@@ -25,6 +30,13 @@ def among(connection: AsyncConnection, column: Column[Any], values: Sequence[byt
     if on_postgres(connection):
         return column == any_(bindparam(None, list(values), type_=ARRAY(LargeBinary), unique=True))
     return column.in_(values)
+
+
+async def hold_many(connection: AsyncConnection, names: Sequence[Sequence[str]]) -> None:
+    """`hold` of each of these, in one order for all transactions, so that they never wait for each other in a ring."""
+    if names and on_postgres(connection):
+        keys = sorted({"\x1f".join(name) for name in names})
+        await connection.execute(_HOLD_MANY, {"keys": keys})
 
 
 async def hold(connection: AsyncConnection, *name: str) -> None:

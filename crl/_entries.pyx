@@ -30,6 +30,7 @@ cdef extern from "crl_encode.h" nogil:
         const crl_change *next
         const crl_change *last
         uint32_t kept_from_s
+    void crl_expect(void *, size_t)
     int crl_serial_set(crl_serial *, const uint8_t *, size_t)
     int crl_serial_compare(const crl_serial *, const crl_serial *)
     size_t crl_entry(uint8_t *, const crl_serial *, int64_t, int, int64_t)
@@ -217,6 +218,8 @@ cdef class Entries:
         draft.data = PyBytes_FromStringAndSize(
             NULL, before + room + len(tail) + len(algorithm) + 3 + SIGNATURE_MAX
         )
+        crl_expect(PyBytes_AS_STRING(draft.data), len(draft.data))
+        crl_expect(draft.ends, (count + n + 1) * sizeof(uint32_t))
         cdef const uint8_t *whole = NULL
         if self.whole is not None:
             whole = <const uint8_t *>PyBytes_AS_STRING(self.whole) + self.whole_start

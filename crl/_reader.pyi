@@ -1,6 +1,7 @@
 """Reads CRLs strictly and compares them, without a Python object for each entry. Shares no code with the builder."""
 
-from typing import final
+from collections.abc import Sequence
+from typing import Any, final
 
 from typing_extensions import Buffer
 
@@ -55,6 +56,18 @@ class Facts:
 
         moving: the change is past the position that the CRL reflects.
         """
+    def add_changes(self, rows: Sequence[Sequence[Any]], feed_seq: int, fresh_after_seq: int) -> list[int]:
+        """As `add`, of many: (seq, "revoked", "held" or "released", serial, revocation time in ms or None, reason,
+        invalidity date in ms, end in ms, time of change in ms). Those past `feed_seq` are moving. Returns the times of
+        those between `fresh_after_seq` and `feed_seq`. Rows of four are without a state: (seq, kind, serial, time of
+        change).
+        """
+    def add_states(self, rows: Sequence[Sequence[Any]]) -> None:
+        """States of revoked certificates: (serial, revocation time in ms, reason, invalidity date in ms, end in ms)."""
+    def without_state(self) -> list[int]:
+        """Serials of which there are changes and no state."""
+    def drop_without_state(self) -> None:
+        """Forgets these: certificates that the store no longer has."""
     def __len__(self) -> int: ...
 
 def compare(now: Listing, before: Listing | None, facts: Facts, kept_from_ms: int, named: int) -> Finds:

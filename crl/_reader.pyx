@@ -247,12 +247,16 @@ cdef class Facts:
     def __len__(self):
         return self.count
 
-    def add(self, bytes serial not None, int64_t seq, uint8_t kind, bint moving, uint8_t state, int64_t revoked_s,
+    cpdef add(self, bytes serial, int64_t seq, uint8_t kind, bint moving, uint8_t state, int64_t revoked_s,
             uint8_t reason, invalidity_s, int64_t not_after_ms):
-        cdef size_t room, n = len(serial)
+        cdef size_t room, n
         cdef void *moved
         cdef walk_fact *fact
-        cdef const uint8_t *p = <const uint8_t *>serial
+        cdef const uint8_t *p
+        if serial is None:
+            raise TypeError("a serial is octets")
+        n = len(serial)
+        p = <const uint8_t *>serial
         if n < 1 or n > 20 or (p[0] & 0x80 and n > 19) or p[0] == 0:
             raise ValueError("a serial is positive and fits 20 octets")
         if self.count == self.room:
@@ -271,6 +275,50 @@ cdef class Facts:
         fact.invalidity_s = NO_TIME if invalidity_s is None else invalidity_s
         self.count += 1
         self.sorted = False
+
+    def add_changes(self, rows not None, int64_t feed_seq, int64_t fresh_after_seq):
+        cdef int64_t seq, revoked_ms
+        cdef list fresh = []
+        for row in rows:
+            seq = row[0]
+            if len(row) == 4:
+                self.add(row[2], seq, 2 if row[1] == "released" else 1, seq > feed_seq, 0, 0, 0, None, 0)
+                self.facts[self.count - 1].known = 0
+                if fresh_after_seq < seq <= feed_seq:
+                    fresh.append(row[3])
+                continue
+            revoked_ms = 0 if row[3] is None else row[3]
+            self.add(
+                row[2], seq, 2 if row[1] == "released" else 1, seq > feed_seq, 1 if row[3] is None else 2,
+                revoked_ms // 1000, 0 if row[4] is None else row[4], None if row[5] is None else row[5] // 1000, row[6],
+            )
+            if fresh_after_seq < seq <= feed_seq:
+                fresh.append(row[7])
+        return fresh
+
+    def add_states(self, rows not None):
+        cdef int64_t revoked_ms
+        for row in rows:
+            revoked_ms = row[1]
+            self.add(
+                row[0], 0, 0, False, 2, revoked_ms // 1000, row[2], None if row[3] is None else row[3] // 1000, row[4],
+            )
+
+    def without_state(self):
+        cdef size_t i
+        self.order()
+        return [
+            serial_of(self.facts[i].serial, self.facts[i].length) for i in range(self.count) if not self.facts[i].known
+        ]
+
+    def drop_without_state(self):
+        cdef size_t i, kept = 0
+        self.order()
+        for i in range(self.count):
+            if self.facts[i].known:
+                self.facts[kept] = self.facts[i]
+                kept += 1
+        self.count = kept
 
     cdef void order(self) noexcept:
         if not self.sorted:

@@ -1,7 +1,18 @@
+#define _DEFAULT_SOURCE /* madvise */
 #include "crl_encode.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+
+void crl_expect(void *p, size_t length)
+{
+    const uintptr_t page = 4096;
+    uintptr_t from = ((uintptr_t)p + page - 1) & ~(page - 1), to = ((uintptr_t)p + length) & ~(page - 1);
+
+    if (to > from && to - from >= (uintptr_t)4 << 20)
+        (void)madvise((void *)from, to - from, MADV_HUGEPAGE); /* advice: what fails is as slow as without it */
+}
 
 int crl_serial_set(crl_serial *to, const uint8_t *p, size_t n)
 {

@@ -13,6 +13,9 @@
 #define CRL_ENTRY_MAX 96
 #define CRL_NO_TIME INT64_MIN
 
+/* The fresh octets at p are about to be written whole: large pages, where there are any, save a fault for each 4 KiB. */
+void crl_expect(void *p, size_t length);
+
 /* A serial as the contents of its INTEGER: minimal, with a leading zero where the top bit is set. */
 typedef struct {
     uint8_t octets[CRL_SERIAL_MAX];

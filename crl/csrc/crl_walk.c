@@ -213,7 +213,8 @@ size_t walk_facts_sort(walk_fact *facts, size_t n)
             *++to = *from;
             continue;
         }
-        /* The last change that is reflected counts; one that is not marks the serial as moving. */
+        /* The last change that is reflected counts; one that is not marks the serial as moving. A state alone has
+         * position 0: it comes first, and what it says of the certificate stays. */
         if (from->kind != FACT_NONE)
             to->kind = from->kind;
         to->moving |= from->moving;

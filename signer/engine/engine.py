@@ -75,7 +75,8 @@ class SigningEngine:
     """See the module. `start()`, then sign; `close()` answers what was accepted and writes the last counts.
 
     Keys of the store are in `keystore`, or in `devices`. Each of the two has batches of its own, so that nothing waits
-    for a device that need not.
+    for a device that need not. accounts: where uses are accounted for, where that is not the store that keys are read
+    from: its primary.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class SigningEngine:
         devices: DeviceBackend | None = None,
         registry: CollectorRegistry | None = None,
         worker_id: str | None = None,
+        accounts: Database | None = None,
     ) -> None:
         self._database = database
         self._follower = follower
@@ -101,7 +103,11 @@ class SigningEngine:
             backends["sdf"] = devices
         self._keyring = Keyring(database, follower, backends, self._key_changed)
         self._ledger = UsageLedger(
-            database, settings, clock, worker_id or secrets.token_hex(8), lambda key_id: self._keyring.operation(key_id)
+            accounts or database,
+            settings,
+            clock,
+            worker_id or secrets.token_hex(8),
+            lambda key_id: self._keyring.operation(key_id),
         )
         self._admission = Admission(self._keyring, self._ledger, clock)
         self._following: asyncio.Task[None] | None = None

@@ -18,7 +18,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Literal, TypeVar
 
@@ -124,6 +124,10 @@ class KeyStore:
             return head + nonce + bytes(out[:length]) + cipher.tag
         finally:
             wipe(scalar)
+
+    def wrap_many(self, private_keys: Sequence[sm2.PrivateKey]) -> list[bytes]:
+        """As `wrap`, for many, in order."""
+        return [self.wrap(key) for key in private_keys]
 
     def unwrap(self, wrapped: bytes) -> sm2.PrivateKey:
         """The key that `wrap` put away. Raises Malformed (code "wrapped_key") where anything about it was changed."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidTag
@@ -31,6 +32,10 @@ class MasterKey(Protocol):
 
     def wrap(self, private_key: sm2.PrivateKey) -> bytes:
         """An encryption key, for escrow."""
+        ...
+
+    def wrap_many(self, private_keys: Sequence[sm2.PrivateKey]) -> list[bytes]:
+        """As `wrap`, for many at once, in order."""
         ...
 
     def unwrap(self, wrapped: bytes) -> sm2.PrivateKey:
@@ -78,6 +83,11 @@ class SoftwareMaster:
         """See MasterKey."""
         with self._lock:
             return self._keystore.wrap(private_key)
+
+    def wrap_many(self, private_keys: Sequence[sm2.PrivateKey]) -> list[bytes]:
+        """See MasterKey."""
+        with self._lock:
+            return self._keystore.wrap_many(private_keys)
 
     def unwrap(self, wrapped: bytes) -> sm2.PrivateKey:
         """See MasterKey."""

@@ -24,7 +24,8 @@ import structlog
 from core.audit import AuditEvent
 from core.clock import Clock
 from core.errors import QianyanError, Unavailable
-from core.store import audit, counters, key_uses
+from core.model import KeyState
+from core.store import audit, counters, key_uses, keys
 from core.store.database import Database
 from signer.engine.claims import Claims
 from signer.engine.settings import EngineSettings
@@ -214,7 +215,9 @@ class UsageLedger:
             now_ms = await counters.advance_time(connection, self._clock())
             for key_id, count in sorted(blocks.items()):
                 allotter = await key_uses.Allotter.load(connection, key_id, now_ms)
-                if allotter.max_rate is None and allotter.max_uses is None:
+                # Whoever reads a replica may not know yet that the key is frozen.
+                active = (await keys.get(connection, key_id)).state is KeyState.ACTIVE
+                if active and allotter.max_rate is None and allotter.max_uses is None:
                     allotter.take(count)
                     await allotter.store(connection)
                     reserved[key_id] = count

@@ -23,6 +23,7 @@ _WORDS = (
     *("right_epoch", "wrong", "left_aligned", "sessions_max", "alone"),
     *("signatures", "rights_asked", "wrong_passwords", "concurrent", "bad_handles"),
     *("sessions_open", "devices_open", "hanging", "most_at_once", "at_once"),
+    *("imports", "ciphers"),
 )
 
 
@@ -44,7 +45,8 @@ def build(*options: str) -> Path:
 def _compiled(out: Path, command: list[str]) -> Path:
     """What the command makes of its sources, from an earlier run where neither it nor a source has changed."""
     digest = hashlib.sha256(repr(command).encode())
-    for source in sorted({name for name in command if name.endswith(".c")} | set(map(str, CORE.glob("*.h")))):
+    headers = {*map(str, CORE.glob("*.h")), *map(str, HERE.glob("*.h"))}
+    for source in sorted({name for name in command if name.endswith(".c")} | headers):
         digest.update(Path(source).read_bytes())
     out = out.with_stem(f"{out.stem}-{digest.hexdigest()[:16]}")
     if not out.exists():
@@ -79,6 +81,10 @@ class SoftDevice:
         scalar = bytearray(32)
         key.export_into(scalar)
         (self.directory / f"sign-{index}.key").write_bytes(scalar)
+
+    def put_kek(self, index: int, key: bytes) -> None:
+        """Makes the 16 octets the device's key-encryption key at `index`."""
+        (self.directory / f"kek-{index}.key").write_bytes(key)
 
     def kill(self) -> None:
         """Everything it is asked fails from now on."""

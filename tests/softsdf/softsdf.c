@@ -3,6 +3,7 @@
  *
  * A copy of the library is a device of its own: all it has lies in the directory that holds the copy.
  *   sign-N.key   32 bytes, the private key at index N
+ *   kek-N.key    16 bytes, the key-encryption key at index N
  *   password     the access code of every key
  *   control      a `struct control`, mapped and shared: switches that take effect at once, and what the device reports
  *
@@ -25,6 +26,7 @@
 #include <unistd.h>
 
 #include "sm2.h"
+#include "sm4.h"
 
 #define EXPORT __attribute__((visibility("default")))
 
@@ -35,14 +37,18 @@
 #define SDR_OPENSESSION 0x01000006
 #define SDR_PARDENY 0x01000007
 #define SDR_KEYNOTEXIST 0x01000008
+#define SDR_ALGNOTSUPPORT 0x01000009
 #define SDR_STEPERR 0x01000010
 #define SDR_VERIFYERR 0x0100000E
+#define SDR_KEYERR 0x01000015
 #define SDR_PRKRERR 0x01000018
 #define SDR_INARGERR 0x0100001D
 
 #define SGD_SM2_1 0x00020200
+#define SGD_SM4_ECB 0x00000401
 #define FIELD_BYTES 64
 #define KEYS_MAX 64
+#define SYMMETRIC_MAX 16
 #define SESSIONS_MAX 1024
 
 typedef struct {
@@ -80,12 +86,19 @@ struct control {
     /* reports */
     _Atomic uint32_t signatures, rights_asked, wrong_passwords, concurrent, bad_handles;
     _Atomic uint32_t sessions_open, devices_open, hanging, most_at_once, at_once;
+    _Atomic uint32_t imports, ciphers;
 };
 
 typedef struct {
     sm2_private key;
     uint32_t epoch; /* right_epoch + 1 when it was granted; 0: never */
 } right;
+
+/* A symmetric key in a session, named by its address. */
+typedef struct {
+    int used;
+    uint8_t key[16];
+} symmetric;
 
 typedef struct {
     atomic_int open, sessions;
@@ -96,6 +109,7 @@ typedef struct {
     uint32_t boot;
     device_handle *device;
     right rights[KEYS_MAX];
+    symmetric keys[SYMMETRIC_MAX];
 } session;
 
 static session sessions[SESSIONS_MAX];
@@ -246,6 +260,7 @@ EXPORT int SDF_OpenSession(void *device, void **out)
     for (size_t i = 0; i < SESSIONS_MAX && code != SDR_OK && !full; i++)
         if (!sessions[i].open) {
             memset(sessions[i].rights, 0, sizeof sessions[i].rights);
+            memset(sessions[i].keys, 0, sizeof sessions[i].keys);
             sessions[i].boot = control->boot;
             sessions[i].device = on;
             sessions[i].open = 1;
@@ -441,5 +456,122 @@ EXPORT int SDF_ExternalVerify_ECC(void *handle, unsigned int algorithm, ECCrefPu
         return leave(used, SDR_INARGERR);
     sm2_verify_many(&valid, &points, 0, data, raw, 1);
     return leave(used, valid ? SDR_OK : SDR_VERIFYERR);
+}
+
+/* *out := a free place for a symmetric key in the session. */
+static int place_key(session *used, symmetric **out)
+{
+    for (size_t i = 0; i < SYMMETRIC_MAX; i++)
+        if (!used->keys[i].used) {
+            *out = &used->keys[i];
+            return SDR_OK;
+        }
+    return SDR_KEYERR;
+}
+
+static int load_kek(uint8_t kek[16], unsigned int index)
+{
+    char name[32];
+    snprintf(name, sizeof name, "kek-%u.key", index);
+    return read_file(name, kek, 16) == 16 ? SDR_OK : SDR_KEYNOTEXIST;
+}
+
+static symmetric *find_key(session *used, void *handle)
+{
+    symmetric *key = handle;
+    return key >= used->keys && key < used->keys + SYMMETRIC_MAX && key->used ? key : NULL;
+}
+
+EXPORT int SDF_GenerateKeyWithKEK(void *handle, unsigned int bits, unsigned int algorithm, unsigned int index,
+                                  unsigned char *out, unsigned int *n, void **key)
+{
+    session *used;
+    symmetric *made;
+    uint8_t kek[16];
+    int code = enter(handle, &used);
+    if (code != SDR_OK)
+        return code;
+    if (bits != 128 || out == NULL || n == NULL || key == NULL)
+        return leave(used, SDR_INARGERR);
+    if (algorithm != SGD_SM4_ECB)
+        return leave(used, SDR_ALGNOTSUPPORT);
+    if ((code = load_kek(kek, index)) != SDR_OK || (code = place_key(used, &made)) != SDR_OK)
+        return leave(used, code);
+    int random = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
+    ssize_t got = read(random, made->key, 16);
+    close(random);
+    if (got != 16)
+        return leave(used, SDR_UNKNOWERR);
+    sm4_block(out, made->key, kek, 0);
+    made->used = 1;
+    *n = 16;
+    *key = made;
+    return leave(used, SDR_OK);
+}
+
+EXPORT int SDF_ImportKeyWithKEK(void *handle, unsigned int algorithm, unsigned int index, unsigned char *wrapped,
+                                unsigned int n, void **key)
+{
+    session *used;
+    symmetric *made;
+    uint8_t kek[16];
+    int code = enter(handle, &used);
+    if (code != SDR_OK)
+        return code;
+    if (algorithm != SGD_SM4_ECB || n != 16 || wrapped == NULL || key == NULL)
+        return leave(used, SDR_INARGERR);
+    if ((code = load_kek(kek, index)) != SDR_OK || (code = place_key(used, &made)) != SDR_OK)
+        return leave(used, code);
+    sm4_block(made->key, wrapped, kek, 1);
+    made->used = 1;
+    *key = made;
+    control->imports++;
+    return leave(used, SDR_OK);
+}
+
+EXPORT int SDF_DestroyKey(void *handle, void *key)
+{
+    session *used;
+    int code = enter(handle, &used);
+    if (code != SDR_OK)
+        return code;
+    symmetric *found = find_key(used, key);
+    if (found == NULL)
+        return leave(used, SDR_KEYERR);
+    memset(found, 0, sizeof *found);
+    return leave(used, SDR_OK);
+}
+
+static int cipher(void *handle, void *key, unsigned int algorithm, unsigned char *in, unsigned int n,
+                  unsigned char *out, unsigned int *out_n, int backwards)
+{
+    session *used;
+    int code = enter(handle, &used);
+    if (code != SDR_OK)
+        return code;
+    symmetric *found = find_key(used, key);
+    if (found == NULL)
+        return leave(used, SDR_KEYERR);
+    if (algorithm != SGD_SM4_ECB || n % 16 || n == 0 || n > 8192 || in == NULL || out == NULL || out_n == NULL)
+        return leave(used, SDR_INARGERR);
+    for (unsigned int at = 0; at < n; at += 16)
+        sm4_block(out + at, in + at, found->key, backwards);
+    *out_n = n;
+    control->ciphers++;
+    return leave(used, SDR_OK);
+}
+
+EXPORT int SDF_Encrypt(void *handle, void *key, unsigned int algorithm, unsigned char *iv, unsigned char *in,
+                       unsigned int n, unsigned char *out, unsigned int *out_n)
+{
+    (void)iv;
+    return cipher(handle, key, algorithm, in, n, out, out_n, 0);
+}
+
+EXPORT int SDF_Decrypt(void *handle, void *key, unsigned int algorithm, unsigned char *iv, unsigned char *in,
+                       unsigned int n, unsigned char *out, unsigned int *out_n)
+{
+    (void)iv;
+    return cipher(handle, key, algorithm, in, n, out, out_n, 1);
 }
 #endif

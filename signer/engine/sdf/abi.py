@@ -18,6 +18,7 @@ from signer.engine.sdf._lane import Gate
 
 FIELD_BYTES: Final = 64
 SGD_SM2_1: Final = 0x00020200
+SGD_SM4_ECB: Final = 0x00000401
 OK: Final = 0
 
 _BASE: Final = 0x01000000
@@ -78,6 +79,7 @@ class PublicKey(ctypes.Structure):
 _HANDLE = ctypes.c_void_p
 _OUT_HANDLE = ctypes.POINTER(ctypes.c_void_p)
 _BYTES = ctypes.c_void_p
+_OUT_LENGTH = ctypes.POINTER(ctypes.c_uint)
 _PROTOTYPES: Final[dict[str, tuple[Any, ...]]] = {
     "SDF_OpenDevice": (_OUT_HANDLE,),
     "SDF_CloseDevice": (_HANDLE,),
@@ -86,6 +88,11 @@ _PROTOTYPES: Final[dict[str, tuple[Any, ...]]] = {
     "SDF_GetDeviceInfo": (_HANDLE, ctypes.POINTER(DeviceInfo)),
     "SDF_GetPrivateKeyAccessRight": (_HANDLE, ctypes.c_uint, _BYTES, ctypes.c_uint),
     "SDF_ExportSignPublicKey_ECC": (_HANDLE, ctypes.c_uint, ctypes.POINTER(PublicKey)),
+    "SDF_GenerateKeyWithKEK": (_HANDLE, *[ctypes.c_uint] * 3, _BYTES, _OUT_LENGTH, _OUT_HANDLE),
+    "SDF_ImportKeyWithKEK": (_HANDLE, ctypes.c_uint, ctypes.c_uint, _BYTES, ctypes.c_uint, _OUT_HANDLE),
+    "SDF_DestroyKey": (_HANDLE, _HANDLE),
+    "SDF_Encrypt": (_HANDLE, _HANDLE, ctypes.c_uint, *[_BYTES] * 2, ctypes.c_uint, _BYTES, _OUT_LENGTH),
+    "SDF_Decrypt": (_HANDLE, _HANDLE, ctypes.c_uint, *[_BYTES] * 2, ctypes.c_uint, _BYTES, _OUT_LENGTH),
 }
 
 Function = Callable[..., int]
@@ -95,7 +102,8 @@ class Library:
     """A loaded library: its functions as attributes. Raises SettingsError where it is not one of the kind.
 
     Where it is not `thread_safe`, one call is made at a time, through `gate`. `get_device_info` and `get_right` are
-    None where the library lacks them: the device has no description, its keys need no password.
+    None where the library lacks them: the device has no description, its keys need no password. So are the five for
+    keys under a key-encryption key, which only a master key in the device needs (signer.engine.sdf.kek).
     """
 
     def __init__(self, path: str, *, thread_safe: bool = True) -> None:
@@ -114,6 +122,11 @@ class Library:
         self.export_public_key = self._function(native, "SDF_ExportSignPublicKey_ECC")
         self.get_device_info = self._optional(native, "SDF_GetDeviceInfo")
         self.get_right = self._optional(native, "SDF_GetPrivateKeyAccessRight")
+        self.generate_with_kek = self._optional(native, "SDF_GenerateKeyWithKEK")
+        self.import_with_kek = self._optional(native, "SDF_ImportKeyWithKEK")
+        self.destroy_key = self._optional(native, "SDF_DestroyKey")
+        self.encrypt = self._optional(native, "SDF_Encrypt")
+        self.decrypt = self._optional(native, "SDF_Decrypt")
         #: The address of SDF_InternalSign_ECC; the library is never unloaded.
         self.sign_address = ctypes.cast(self._symbol(native, "SDF_InternalSign_ECC"), ctypes.c_void_p).value or 0
 
@@ -176,6 +189,18 @@ def judge(function: str, code: int, index: int | None = None) -> DeviceFault | D
     if code in _UNSUPPORTED:
         return DeviceMistake("hsm_unsupported", f"{said}: the device does not do SM2 signatures this way")
     return DeviceFault("operation", said)
+
+
+def judge_kek(function: str, code: int, index: int) -> DeviceFault | DeviceMistake:
+    """What a code means of a call with the key-encryption key at an index."""
+    said = f"{function} answered {name_of(code)}"
+    if code in _KEY_MISTAKES:
+        return DeviceMistake(
+            "hsm_master_missing", f"{said}: there is no key-encryption key at index {index}; restore it to this device"
+        )
+    if code in _UNSUPPORTED:
+        return DeviceMistake("hsm_unsupported", f"{said}: the device does not wrap keys by SM4 in ECB")
+    return judge(function, code, index)
 
 
 def judge_right(code: int, index: int, *, gained_before: bool) -> DeviceFault | DeviceMistake:

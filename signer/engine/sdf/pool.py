@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent import futures
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -35,11 +35,13 @@ from signer.engine.sdf.dispatch import Dispatcher, settings_error
 from signer.engine.sdf.jobs import SIGNATURE_BYTES, Errand, runs_of
 from signer.engine.sdf.keeper import Keeper
 from signer.engine.sdf.metrics import DeviceStatus, HsmMetrics
-from signer.engine.sdf.session import DeviceKey
+from signer.engine.sdf.session import DeviceKey, Session
 from signer.engine.sdf.settings import SdfSettings
 from signer.engine.sdf.worker import Worker
 
 _log = structlog.get_logger()
+
+T = TypeVar("T")
 
 
 class SdfPool:
@@ -202,6 +204,49 @@ class SdfPool:
         if not found:
             raise refused[0] if refused else Unavailable("no device is in service", code="hsm_unavailable")
         return next(iter(found))
+
+    def perform(self, work: Callable[[Session], T]) -> T:
+        """Does something on a device, the least loaded, or on others where that one fails or refuses it.
+
+        Raises SettingsError where every device in service refuses it, Unavailable where none did it in time.
+        """
+        deadline = time.monotonic() + self._settings.request_timeout_ms / 1000
+        refused: dict[str, DeviceMistake] = {}
+        while (left := deadline - time.monotonic()) > 0:
+            errand: Errand[T] = Errand(work)
+            with self._lock:
+                here = sorted(self._in_service(), key=lambda one: one.load)
+                willing = [device for device in here if device.name not in refused]
+                if here and not willing:
+                    raise settings_error(refused[here[0].name], here[0].name)
+                if not willing or not self.send(willing[0], errand):
+                    self._lock.wait(left)
+                    continue
+            try:
+                return errand.future.result(left)
+            except DeviceMistake as mistake:
+                refused[willing[0].name] = mistake
+            except (DeviceFault, TimeoutError):
+                continue  # the device is out by now, or the time is up
+        raise jobs.out_of_time(self._settings.request_timeout_ms)
+
+    def perform_everywhere(self, work: Callable[[Session], T]) -> dict[str, T | DeviceFault | DeviceMistake]:
+        """Does something on each device in service; what came of it, by the device's name."""
+        asked: list[tuple[str, Errand[T]]] = []
+        with self._lock:
+            for device in self._in_service():
+                errand: Errand[T] = Errand(work)
+                if self.send(device, errand):
+                    asked.append((device.name, errand))
+        futures.wait([errand.future for _, errand in asked], self._settings.request_timeout_ms / 1000)
+        found: dict[str, T | DeviceFault | DeviceMistake] = {}
+        for name, errand in asked:
+            failure = errand.future.exception() if errand.future.done() else DeviceFault("stalled", "no answer in time")
+            if isinstance(failure, (DeviceFault, DeviceMistake)):
+                found[name] = failure
+            else:
+                found[name] = errand.future.result()
+        return found
 
     def sign(self, uses: Sequence[tuple[DeviceKey, int]], digests: bytes) -> bytes:
         """Signs digests in order, so many with each key. Raises Unavailable, SettingsError."""

@@ -50,6 +50,8 @@ class Session:
         self._rights: set[int] = set()
         self._handle = ctypes.c_void_p()
         self.lane = Lane()
+        #: Symmetric keys that were brought into the session, by what they were brought from (signer.engine.sdf.kek).
+        self.symmetric: dict[tuple[int, bytes], ctypes.c_void_p] = {}
         code = self._call(self._library.open_session, connection.handle, ctypes.byref(self._handle))
         if code != abi.OK:
             raise abi.judge("SDF_OpenSession", code)
@@ -60,6 +62,15 @@ class Session:
     def since(self) -> float | None:
         """When the call that is out began (time.monotonic), or None."""
         return self.lane.since
+
+    @property
+    def library(self) -> abi.Library:
+        """The device's functions, to be used by `call`."""
+        return self._library
+
+    def call(self, function: abi.Function, *arguments: object) -> int:
+        """The code of a call with this session's handle."""
+        return self._call(function, self._handle, *arguments)
 
     def close(self) -> None:
         """Gives the session back to the device, whatever the device says to that."""

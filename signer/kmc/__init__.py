@@ -1,0 +1,1 @@
+"""Key management between installations (GM/T 0014 CA-KM messages) and its master key in hardware modules."""

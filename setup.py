@@ -24,10 +24,14 @@ PACKAGES = [
     "status.set",
     "crl",
     "service",
+    "service.capacity",
     "service.commands",
     "service.wire",
     "loadtest",
+    "loadtest.scenarios",
+    "loadtest.users",
     "qianyan_status",
+    "qianyan_ra",
 ]
 
 # Each list of extensions lives beside its sources; it is run, not imported: importing the packages needs them built.
@@ -35,9 +39,11 @@ BUILDS = [
     "signer/_native/build.py",
     "signer/engine/sdf/build.py",
     "status/build.py",
+    "signer/issuance/build.py",
     "crl/extensions.py",
     "service/wire/build.py",
     "qianyan_status/build.py",
+    "loadtest/build.py",
 ]
 
 setup(
@@ -49,12 +55,15 @@ setup(
         "signer": ["py.typed"],
         "signer._native": ["*.pyi"],
         "signer.engine.sdf": ["*.pyi"],
-        "signer.issuance": ["*.toml"],
+        "signer.issuance": ["*.toml", "*.pyi"],
         "status": ["py.typed", "*.pyi"],
         "crl": ["py.typed", "*.pyi"],
         "service": ["py.typed"],
+        "service.capacity": ["*.json"],
         "service.wire": ["*.pyi"],
         "qianyan_status": ["py.typed", "*.pyi"],
+        "qianyan_ra": ["py.typed"],
+        "loadtest": ["py.typed", "*.pyi"],
     },
     ext_modules=[extension for build in BUILDS for extension in runpy.run_path(str(ROOT / build))["extensions"]()],
 )

@@ -1,11 +1,12 @@
 """Holders as issuance and those who ask about them meet them: admitted, found, shown masked, with their history.
 
-Owns what is written of a holder with each business: `Admission.settle` runs in the transaction that does the business,
+Owns what is written of a holder with each business: `settle_all` runs in the transaction that does the business,
 so that a holder is never registered without its certificate, and of two requests for one holder one is told.
 """
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,16 +15,24 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.audit import AuditEvent
 from core.clock import Clock
-from core.errors import NotFound, Refused
+from core.errors import Conflict, NotFound, Refused
 from core.store import audit, certificates, events, holders
 from core.store.certificates import CertificateRecord
 from core.store.database import Database
 from core.store.events import PastEvent
-from core.store.holders import HolderRecord
+from core.store.holders import HolderRecord, Touch
 from signer.holders.claim import HolderClaim
 from signer.holders.register import RegisterCheck
 from signer.holders.settings import HolderSettings
-from signer.holders.vault import Vault
+from signer.holders.vault import Sealer, Vault
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the store said of a holder: its keyed hash, and its row where it has one."""
+
+    number_hash: bytes
+    seen: HolderRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +43,24 @@ class Admission:
     seen: HolderRecord | None
     fresh: HolderRecord | None
 
-    async def settle(self, connection: AsyncConnection, *, at_ms: int) -> None:
-        """Registers the holder or counts the business, with newer data where some was claimed.
 
-        Raises Conflict (code "holder_busy") where another request did something for the holder meanwhile.
-        """
-        if self.seen is None:
-            assert self.fresh is not None
-            await holders.add(connection, self.fresh)
-            return
-        sealed = None if self.fresh is None else (self.fresh.key_id, self.fresh.sealed)
-        await holders.touch(connection, self.holder_id, self.seen.version, at_ms=at_ms, sealed=sealed)
+async def settle_all(
+    connection: AsyncConnection, admissions: Sequence[Admission], *, at_ms: int
+) -> list[Conflict | None]:
+    """Registers each of different holders, or counts the business, with newer data where some was claimed.
+
+    In the transaction that does the business. For each None, or the Conflict (code "holder_busy") where another request
+    did something for the holder meanwhile; nothing was written for that one.
+    """
+    fresh = [one.fresh for one in admissions if one.seen is None and one.fresh is not None]
+    settled = await holders.add_many(connection, fresh)
+    touches = []
+    for one in admissions:
+        if one.seen is not None:
+            sealed = None if one.fresh is None else (one.fresh.key_id, one.fresh.sealed)
+            touches.append(Touch(one.holder_id, one.seen.version, sealed))
+    settled |= await holders.touch_many(connection, touches, at_ms=at_ms)
+    return [None if one.holder_id in settled else holders.changed_meanwhile() for one in admissions]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,23 +90,54 @@ class Holders:
         self._settings = settings or HolderSettings()
         self._register = register
 
-    async def admit(self, claim: HolderClaim | None) -> Admission | None:
+    async def number_hash(self, claim: HolderClaim) -> bytes:
+        """By what the store finds the holder; for `Found`."""
+        return await self._vault.number_hash(claim)
+
+    async def admit(self, claim: HolderClaim | None, found: Found | None = None) -> Admission | None:
         """Before anything is done for a holder: the register is asked, the holder found or prepared.
 
-        Raises Refused (code "holder_required" without a claim where the settings want one; the register's), Busy or
-        Unavailable.
+        found: where the store was asked already. Raises Refused (code "holder_required" without a claim where the
+        settings want one; the register's), Busy or Unavailable.
         """
+        await self.check(claim)
+        if claim is None:
+            return None
+        if found is None:
+            found = Found(await self._vault.number_hash(claim))
+            async with self._database.read() as connection:
+                found = Found(found.number_hash, await holders.find(connection, found.number_hash))
+        return await self._admission(claim, found)
+
+    async def sealer(self) -> Sealer:
+        """For `admit_many`: what hashes and seals many holders."""
+        return await self._vault.sealer()
+
+    async def check(self, claim: HolderClaim | None) -> None:
+        """Asks the register, where it is to be asked. Raises as `admit`."""
         if claim is None:
             if self._settings.required:
-                raise Refused(
-                    "the request has to name the certificate's holder", code="holder_required", field="holder"
-                )
-            return None
-        if self._register is not None and claim.kind in self._settings.register_kinds:
+                raise _required()
+        elif self._register is not None and claim.kind in self._settings.register_kinds:
             await self._register.check(claim)
-        number_hash = await self._vault.number_hash(claim)
+
+    async def admit_many(self, sealer: Sealer, hashed: Sequence[tuple[HolderClaim, bytes]]) -> list[Admission]:
+        """As `admit`, for many different holders with their hashes, whom `check` let pass."""
         async with self._database.read() as connection:
-            seen = await holders.find(connection, number_hash)
+            known = await holders.find_many(connection, [number_hash for _, number_hash in hashed])
+        admitted: dict[int, Admission] = {}
+        fresh: list[tuple[int, HolderClaim, bytes]] = []
+        for place, (claim, number_hash) in enumerate(hashed):
+            seen = known.get(number_hash)
+            if seen is None:
+                fresh.append((place, claim, number_hash))
+            else:
+                admitted[place] = await self._admission(claim, Found(number_hash, seen))
+        admitted.update(await asyncio.to_thread(_fresh_admissions, sealer, fresh, self._clock()))
+        return [admitted[place] for place in range(len(hashed))]
+
+    async def _admission(self, claim: HolderClaim, found: Found) -> Admission:
+        seen, number_hash = found.seen, found.number_hash
         kept = claim
         if seen is not None:
             before = await self._vault.open(seen)
@@ -154,6 +201,22 @@ class Holders:
             event = AuditEvent(actor, "holder.rekey", f"holder-key:{key_id}", detail={"holders": count})
             await audit.append(connection, event, at_ms=self._clock())
         return count
+
+
+def _required() -> Refused:
+    return Refused("the request has to name the certificate's holder", code="holder_required", field="holder")
+
+
+def _fresh_admissions(
+    sealer: Sealer, fresh: Sequence[tuple[int, HolderClaim, bytes]], now_ms: int
+) -> list[tuple[int, Admission]]:
+    made = []
+    for place, claim, number_hash in fresh:
+        holder_id = secrets.token_hex(16)
+        key_id, sealed = sealer.seal(holder_id, number_hash, claim)
+        record = HolderRecord(holder_id, claim.kind.value, number_hash, key_id, sealed, 1, now_ms, now_ms)
+        made.append((place, Admission(holder_id, None, record)))
+    return made
 
 
 def _completed(claim: HolderClaim, kept: HolderClaim) -> HolderClaim:

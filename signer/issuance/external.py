@@ -86,6 +86,20 @@ async def _request(subject: bytes, key: LocalSigner) -> bytes:
     return codec.join_signed(info, await sign_message(key, key.public_key, info))
 
 
+def read_authority(certificate: bytes, chain: Sequence[bytes], at_ms: int) -> list[tuple[bytes, bytes, bytes]]:
+    """An authority that was made elsewhere, and those above it: (DER, subject, public key) of each, itself first.
+
+    certificate, chain: DER or PEM; chain as in `install_certificate`, or empty where nobody above it is known here.
+    Raises Malformed, Refused (field `certificate` or `chain.N`).
+    """
+    links = [_load(certificate, "certificate"), *(_load(c, f"chain.{n}") for n, c in enumerate(chain))]
+    if chain or links[0].issuer == links[0].subject:
+        _check_chain(links, at_ms)
+    else:
+        _check_authority(links[0], 0, at_ms)
+    return [(link.encoded, link.subject, link.public_key) for link in links]
+
+
 async def install_certificate(
     database: Database,
     certificate: bytes,

@@ -164,7 +164,7 @@ class IssuanceRoutes:
         caller = require(request, "issue")
         once = once_of(request, caller)
         body = await read_model(request, IssueBody)
-        csr = _csr(body.csr)
+        csr = read_csr(body.csr)
         issued = await self._issuer.issue(
             csr,
             body.profile,
@@ -236,7 +236,7 @@ class IssuanceRoutes:
         issued = await self._issuer.renew(
             serial_of(request),
             actor=caller.id,
-            csr=None if body.csr is None else _csr(body.csr),
+            csr=None if body.csr is None else read_csr(body.csr),
             authority_id=body.authority,
             idempotency=once,
         )
@@ -248,7 +248,7 @@ class IssuanceRoutes:
         once = once_of(request, caller)
         body = await read_model(request, ChangeBody)
         issued = await self._issuer.change(
-            serial_of(request), _csr(body.csr), actor=caller.id, authority_id=body.authority, idempotency=once
+            serial_of(request), read_csr(body.csr), actor=caller.id, authority_id=body.authority, idempotency=once
         )
         return _issued(issued)
 
@@ -259,7 +259,7 @@ class IssuanceRoutes:
         body = await read_model(request, ReissueBody)
         issued = await self._issuer.reissue(
             serial_of(request),
-            _csr(body.csr),
+            read_csr(body.csr),
             body.ground,
             actor=caller.id,
             authority_id=body.authority,
@@ -283,7 +283,7 @@ def once_of(request: web.Request, caller: Caller) -> tuple[str, str] | None:
     return None if key is None else (caller.id, key)
 
 
-def _csr(text: str) -> bytes:
+def read_csr(text: str) -> bytes:
     """PEM as it is, or base64 decoded. Raises Malformed (field `csr`)."""
     if text.lstrip().startswith("-----BEGIN"):
         return text.encode()
@@ -309,5 +309,10 @@ def _status(record: CertificateRecord) -> dict[str, Any]:
     }
 
 
+def changed_as_json(records: list[CertificateRecord]) -> list[dict[str, Any]]:
+    """Certificates whose state was changed, as they are shown."""
+    return [{**_status(record), "usage": record.usage} for record in records]
+
+
 def _changed(records: list[CertificateRecord]) -> web.Response:
-    return json_response({"certificates": [{**_status(record), "usage": record.usage} for record in records]})
+    return json_response({"certificates": changed_as_json(records)})

@@ -15,6 +15,7 @@ from datetime import timedelta
 from typing import Final
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.audit import AuditEvent
 from core.clock import Clock
@@ -31,9 +32,11 @@ from signer.issuance import lifecycle, pairs, serials
 from signer.issuance.csr import parse_request
 from signer.issuance.grounds import Ground
 from signer.issuance.issued import Issued
-from signer.issuance.kmc import KeyManagement, KeyWrapper
-from signer.issuance.making import Maker, Once, Order
+from signer.issuance.kmc import KeyManagement, KeySource, KeyWrapper
+from signer.issuance.looking import Lookout, Question
+from signer.issuance.making import Maker
 from signer.issuance.metrics import IssuanceMetrics
+from signer.issuance.order import Once, Order, Settlement
 from signer.issuance.policy import grant
 from signer.issuance.profiles import Profiles
 from signer.issuance.replacement import Replacement, Wish
@@ -47,7 +50,8 @@ log = structlog.get_logger()
 class Issuer:
     """See the module. `signer_for` gives the signer of a key id; `wrapper` puts encryption keys into escrow.
 
-    keys: key management, where spare keys are to be used. holders: where certificates may name their holders.
+    keys: key management, where spare keys are to be used. holders: where certificates may name their holders. centres:
+    other key-management centres, for the authorities that have one.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class Issuer:
         entropy: serials.Entropy = os.urandom,
         keys: KeyManagement | None = None,
         holders: Holders | None = None,
+        centres: KeySource | None = None,
     ) -> None:
         self._database = database
         self._profiles = profiles
@@ -71,8 +76,9 @@ class Issuer:
         self._metrics = metrics or IssuanceMetrics.create()
         self._holders = holders
         self._maker = Maker(
-            database, signer_for, keys or KeyManagement(wrapper), settings, clock, self._metrics, entropy
+            database, signer_for, keys or KeyManagement(wrapper), settings, clock, self._metrics, entropy, centres
         )
+        self._lookout = Lookout(database)
         self._replacement = Replacement(database, self._maker, profiles, settings, clock, holders)
 
     async def issue(
@@ -81,39 +87,46 @@ class Issuer:
         profile: str,
         *,
         actor: str,
-        idempotency: tuple[str, str] | None = None,
+        idempotency: tuple[str, str] | Settlement | None = None,
         authority_id: str | None = None,
         holder: HolderClaim | None = None,
     ) -> Issued:
         """Issues by `profile`; returns once everything is durable.
 
         csr: PKCS#10, DER or PEM. idempotency: (caller, key); the same request under the same key gives the same
-        answer. holder: for whom; registered with it where it is new. Raises Malformed, Refused, NotFound, Conflict,
-        TooLarge (all on record), Busy or Unavailable.
+        answer; or what else is settled with it. holder: for whom; registered with it where it is new. Raises Malformed,
+        Refused, NotFound, Conflict, TooLarge (all on record), Busy or Unavailable; and what the settlement raises.
         """
         authority_id = authority_id or self._settings.authority
         try:
             with self._metrics.seconds.time():
                 claim_hash = b"" if holder is None else await self._known_holders().claim_hash(holder)
-                once = None
-                if idempotency is not None:
-                    once = Once(*idempotency, _digest(csr, profile, authority_id, claim_hash))
+                once = idempotency
+                if isinstance(once, tuple):
+                    once = Once(*once, _digest(csr, profile, authority_id, claim_hash))
                 return await self._issue(csr, profile, actor, once, authority_id, holder)
         except _REFUSALS as error:
             await self._record_refusal(f"csr:{sm3.sm3(csr).hex()}", Operation.ISSUE, actor, error)
             raise
 
     async def _issue(
-        self, csr: bytes, profile_name: str, actor: str, once: Once | None, authority_id: str, claim: HolderClaim | None
+        self,
+        csr: bytes,
+        profile_name: str,
+        actor: str,
+        once: Settlement | None,
+        authority_id: str,
+        claim: HolderClaim | None,
     ) -> Issued:
-        if once is not None:
-            async with self._database.read() as connection:
-                if (before := await once.recall(connection)) is not None:
-                    return before
+        known = self._holders
+        number_hash = None if known is None or claim is None else await known.number_hash(claim)
+        looked = await self._lookout.look(Question(once, number_hash))
+        if looked.before is not None:
+            return looked.before
         profile = self._profiles.get(profile_name)
         request = parse_request(csr, max_bytes=self._settings.max_csr_bytes)
         granted = grant(request, profile)
-        admission = None if self._holders is None else await self._holders.admit(claim)
+        admission = None if known is None else await known.admit(claim, looked.found)
         days = profile.validity_days
         order = Order(
             operation=Operation.ISSUE,
@@ -143,7 +156,7 @@ class Issuer:
         actor: str,
         csr: bytes | None = None,
         authority_id: str | None = None,
-        idempotency: tuple[str, str] | None = None,
+        idempotency: tuple[str, str] | Settlement | None = None,
     ) -> Issued:
         """A pair valid one profile's term past the old end; the old one stays valid until that.
 
@@ -161,7 +174,7 @@ class Issuer:
         *,
         actor: str,
         authority_id: str | None = None,
-        idempotency: tuple[str, str] | None = None,
+        idempotency: tuple[str, str] | Settlement | None = None,
     ) -> Issued:
         """A pair with the request's subject and extensions, the same keys and the same end; the old one is revoked.
 
@@ -178,7 +191,7 @@ class Issuer:
         *,
         actor: str,
         authority_id: str | None = None,
-        idempotency: tuple[str, str] | None = None,
+        idempotency: tuple[str, str] | Settlement | None = None,
     ) -> Issued:
         """A pair with new keys and the same end, for a lost or damaged medium; the old one is revoked with it.
 
@@ -244,6 +257,19 @@ class Issuer:
     ) -> list[CertificateRecord]:
         """Resumes: ends the suspension of a certificate and its pair; see `lifecycle.apply`."""
         return await self._change(lifecycle.Change(serial, authority_id, None), actor, idempotency)
+
+    async def apply(
+        self, connection: AsyncConnection, change: lifecycle.Change, *, actor: str
+    ) -> list[CertificateRecord]:
+        """A change in the caller's write transaction, who records refusals and calls `count_changes` after the commit.
+
+        Raises as `lifecycle.apply`.
+        """
+        return await lifecycle.apply(connection, change, actor=actor, now_ms=self._clock(), once=None)
+
+    def count_changes(self, change: lifecycle.Change, count: int) -> None:
+        """Counts certificates whose state was changed by `apply`."""
+        self._metrics.changes.labels(change.word).inc(count)
 
     async def _change(
         self, change: lifecycle.Change, actor: str, once: tuple[str, str] | None

@@ -11,15 +11,16 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from core import oids
 from core.asn1 import der
 from core.clock import Clock, system_clock
-from core.errors import Malformed
+from core.errors import Malformed, QianyanError
 from core.store import escrow
 from core.store.database import Database
 from core.store.escrow import WrappedKey
@@ -37,12 +38,18 @@ _LOOK_AGAIN_AFTER: Final = 64
 #: How many keys one refill makes at most.
 REFILL_MAX: Final = 16_384
 
+T = TypeVar("T")
+
 
 class KeyWrapper(Protocol):
     """Wraps private keys for escrow (signer.engine.keystore.KeyStore, signer.engine.master.MasterKey)."""
 
     def wrap(self, private_key: sm2.PrivateKey) -> bytes:
         """The wrapped key."""
+        ...
+
+    def wrap_many(self, private_keys: Sequence[sm2.PrivateKey]) -> list[bytes]:
+        """As `wrap`, for many at once, in order."""
         ...
 
     def unwrap(self, wrapped: bytes) -> sm2.PrivateKey:
@@ -52,11 +59,28 @@ class KeyWrapper(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EncryptionKey:
-    """A new encryption key: its public point, the SM2EnvelopedKey for the holder, and the key wrapped for escrow."""
+    """A new encryption key: its public point, the SM2EnvelopedKey for the holder, and the key wrapped for escrow.
+
+    task, number: of a key that another centre keeps (`wrapped` is empty then), and the serial it was asked for under.
+    """
 
     public_key: bytes
     enveloped: bytes
     wrapped: bytes
+    task: int | None = None
+    number: int | None = None
+
+
+class KeySource(Protocol):
+    """Other key-management centres, for the authorities that have one (signer.kmc.centres)."""
+
+    def serves(self, authority_id: str) -> bool:
+        """Whether that authority's encryption keys are made and kept there."""
+        ...
+
+    async def make(self, authority_id: str, recipient: bytes, not_after_ms: int) -> EncryptionKey:
+        """A key for the holder of the signing key `recipient`. Raises Unavailable, Refused (code "kmc_refused")."""
+        ...
 
 
 def envelope(recipient: sm2.PublicKey, private_key: sm2.PrivateKey) -> bytes:
@@ -112,6 +136,71 @@ class KeyManagement:
         self._metrics.handed_out.labels("spare").inc()
         return EncryptionKey(spare.public_key, enveloped, spare.wrapped)
 
+    async def make_many(self, signing_public_keys: Sequence[bytes]) -> list[EncryptionKey | QianyanError]:
+        """As `make`, for many holders at once; a key that cannot be made or opened is the trouble of its own place."""
+        if not signing_public_keys:
+            return []
+        recipients = [sm2.PublicKey.from_bytes(key) for key in signing_public_keys]
+        spares: list[WrappedKey] = []
+        while len(spares) < len(recipients) and (spare := await self._take()) is not None:
+            spares.append(spare)
+        made = await asyncio.to_thread(self._make_all, recipients, spares)
+        self._metrics.handed_out.labels("spare").inc(len(spares))
+        self._metrics.handed_out.labels("made").inc(len(recipients) - len(spares))
+        return made
+
+    async def make_fresh(self, signing_public_keys: Sequence[bytes]) -> list[EncryptionKey | QianyanError]:
+        """As `make_many`, leaving the spare store to those who cannot wait."""
+        recipients = [sm2.PublicKey.from_bytes(key) for key in signing_public_keys]
+        made = await asyncio.to_thread(self._make_all, recipients, ())
+        self._metrics.handed_out.labels("made").inc(len(recipients))
+        return made
+
+    def _make_all(
+        self, recipients: Sequence[sm2.PublicKey], spares: Sequence[WrappedKey]
+    ) -> list[EncryptionKey | QianyanError]:
+        """Spare keys first, the rest made here: natively in one batch."""
+        made: list[EncryptionKey | QianyanError] = []
+        for spare, recipient in zip(spares, recipients, strict=False):
+            try:
+                made.append(EncryptionKey(spare.public_key, self._restore(spare, recipient), spare.wrapped))
+            except QianyanError as error:
+                made.append(error)
+        return made + self._make_here(recipients[len(spares) :])
+
+    def _make_here(self, recipients: Sequence[sm2.PublicKey]) -> list[EncryptionKey | QianyanError]:
+        """Generated and wrapped in one go: a master key in a module is asked once for all."""
+        keys = sm2.generate_many(len(recipients)) if recipients else []
+        try:
+            wrapped = self._wrapper.wrap_many(keys) if keys else []
+            return [
+                EncryptionKey(key.public_key.to_bytes(), envelope(recipient, key), one)
+                for key, recipient, one in zip(keys, recipients, wrapped, strict=True)
+            ]
+        except QianyanError as error:
+            return [error] * len(recipients)
+        finally:
+            for key in keys:
+                key.wipe()
+
+    async def take(self) -> WrappedKey:
+        """A new key that is nobody's yet, wrapped: a spare one, or one made now."""
+        spare = await self._take()
+        if spare is None:
+            (spare,) = await asyncio.to_thread(self._make_many, 1)
+        self._metrics.handed_out.labels("served").inc()
+        return spare
+
+    def use(self, kept: WrappedKey, work: Callable[[sm2.PrivateKey], T]) -> T:
+        """What `work` makes of a kept key, which is wiped then. Blocks. Raises Malformed (code "wrapped_key")."""
+        key = self._wrapper.unwrap(kept.wrapped)
+        try:
+            if key.public_key.to_bytes() != kept.public_key:
+                raise Malformed("the wrapped key is not that of its row", code="wrapped_key")
+            return work(key)
+        finally:
+            key.wipe()
+
     async def restore(self, kept: WrappedKey, recipient: bytes) -> bytes:
         """The SM2EnvelopedKey of a key that is kept, for the public key `recipient`.
 
@@ -157,19 +246,13 @@ class KeyManagement:
             key.wipe()
 
     def _make_many(self, count: int) -> list[WrappedKey]:
-        made = []
-        for key in sm2.generate_many(count):
-            try:
-                made.append(WrappedKey(key.public_key.to_bytes(), self._wrapper.wrap(key)))
-            finally:
+        keys = sm2.generate_many(count)
+        try:
+            wrapped = self._wrapper.wrap_many(keys)
+            return [WrappedKey(key.public_key.to_bytes(), one) for key, one in zip(keys, wrapped, strict=True)]
+        finally:
+            for key in keys:
                 key.wipe()
-        return made
 
     def _restore(self, kept: WrappedKey, recipient: sm2.PublicKey) -> bytes:
-        key = self._wrapper.unwrap(kept.wrapped)
-        try:
-            if key.public_key.to_bytes() != kept.public_key:
-                raise Malformed("the wrapped key is not that of its row", code="wrapped_key")
-            return envelope(recipient, key)
-        finally:
-            key.wipe()
+        return self.use(kept, lambda key: envelope(recipient, key))

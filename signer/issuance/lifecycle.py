@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from core.audit import AuditEvent
 from core.errors import Refused
 from core.model import CertificateState, CertificateStatus, RevocationReason, serial_from_hex, serial_to_hex
-from core.store import audit, certificates, counters, escrow, events, holders, idempotency, outbox
+from core.store import audit, certificates, counters, escrow, events, holders, idempotency, kmc_external, outbox
 from core.store.certificates import CertificateRecord
 from core.store.events import Event
 from signer._native import sm3
@@ -116,6 +116,7 @@ async def move(
         ]
         if change.operation is Operation.REVOKE:
             await escrow.end(connection, pair.encryption_ids, at_ms=at_ms)
+            await kmc_external.end(connection, pair.encryption_ids, at_ms=at_ms)
         await _put_on_record(connection, change, moved, actor, at_ms)
         if pair is not named or events_for_named:
             await _append_event(connection, change, pair, actor, at_ms)

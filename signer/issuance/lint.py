@@ -7,7 +7,9 @@ Nothing of `template`'s encoders is used here. A failure is a fault of ours (kin
 
 from __future__ import annotations
 
+import re
 import warnings
+from collections.abc import Iterable
 from typing import Final, TypeVar
 
 from cryptography import x509
@@ -143,6 +145,7 @@ def _planned_oids(plan: CertificatePlan) -> set[str]:
         (plan.usage == "ocsp", oids.OCSP_NOCHECK),
         (bool(plan.policies), "2.5.29.32"),
         (plan.urls.crl is not None, oids.CRL_DISTRIBUTION_POINTS),
+        (plan.urls.crl is not None and plan.urls.delta, oids.FRESHEST_CRL),
         (plan.urls.ocsp is not None or plan.urls.issuer is not None, "1.3.6.1.5.5.7.1.1"),
     ]
     planned.update(dotted for wanted, dotted in optional if wanted)
@@ -183,11 +186,17 @@ def _check_usages(plan: CertificatePlan, certificate: x509.Certificate) -> None:
     _expect(tuple(p.policy_identifier.dotted_string for p in policies or ()) == plan.policies, "policies")
 
 
+def _check_points(points: Iterable[x509.DistributionPoint] | None, url: str | None, what: str) -> None:
+    said = [name.value for point in points or () for name in point.full_name or ()]
+    _expect(said == ([] if url is None else [url]), what)
+    _expect(all(p.reasons is None and p.crl_issuer is None for p in points or ()), what)
+
+
 def _check_pointers(plan: CertificatePlan, certificate: x509.Certificate) -> None:
-    points = _get(certificate, x509.CRLDistributionPoints)
-    crls = [name.value for point in points or () for name in point.full_name or ()]
-    _expect(crls == ([] if plan.urls.crl is None else [plan.urls.crl]), "crl_distribution_points")
-    _expect(all(p.reasons is None and p.crl_issuer is None for p in points or ()), "crl_distribution_points")
+    crl = plan.urls.crl
+    _check_points(_get(certificate, x509.CRLDistributionPoints), crl, "crl_distribution_points")
+    delta = None if crl is None or not plan.urls.delta else re.sub(r"(\.crl)?$", "-delta.crl", crl, count=1)
+    _check_points(_get(certificate, x509.FreshestCRL), delta, "freshest_crl")
     access = _get(certificate, x509.AuthorityInformationAccess)
     said = [(d.access_method, d.access_location.value) for d in access or ()]
     planned = [

@@ -15,6 +15,7 @@ class IssuanceMetrics:
     refusals: Counter
     changes: Counter
     seconds: Histogram
+    groups: Histogram
 
     @classmethod
     def create(cls, registry: CollectorRegistry | None = None) -> IssuanceMetrics:
@@ -44,6 +45,12 @@ class IssuanceMetrics:
                 registry=registry,
                 buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
             ),
+            Histogram(
+                "qianyan_issuance_group_size",
+                "Requests for certificates that shared their transactions.",
+                registry=registry,
+                buckets=(1, 2, 4, 8, 16, 32),
+            ),
         )
 
 
@@ -68,7 +75,8 @@ class KmcMetrics:
             Counter("qianyan_kmc_keys_made", "Encryption keys made in advance.", registry=registry),
             Counter(
                 "qianyan_kmc_keys_handed_out",
-                "Encryption keys enveloped for somebody, by origin (spare, made, recovered).",
+                "Encryption keys enveloped for somebody, by origin (spare, made, recovered; "
+                "served: for another authority).",
                 ["origin"],
                 registry=registry,
             ),

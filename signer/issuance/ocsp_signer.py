@@ -49,11 +49,12 @@ async def ensure_ocsp_signer(
     authority_id: str = ISSUING,
     days: int = 365,
     status_index_oid: str = oids.STATUS_INDEX_DEFAULT,
+    signer: Signer | None = None,
 ) -> bytes:
     """The OCSP signer's certificate; made, with its key, where the authority has none yet.
 
-    Signs with the authority's key file, so it is for the command line, not for a running service. Raises Refused
-    where the authority waits for its own certificate.
+    Signs with the authority's key file, so it is for the command line, not for a running service; or with `signer`,
+    where the key is in a device. Raises Refused where the authority waits for its own certificate.
     """
     async with database.read() as connection:
         chain = await load_chain(connection, authority_id)
@@ -61,7 +62,8 @@ async def ensure_ocsp_signer(
         return chain.authority.ocsp_certificate
     subject = encode_name(name)
     key = await _ocsp_key(database, keystore, ocsp_key_id(authority_id))
-    signer = LocalSigner(chain.key_id, await asyncio.to_thread(keystore.load, chain.key_id))
+    if signer is None:
+        signer = LocalSigner(chain.key_id, await asyncio.to_thread(keystore.load, chain.key_id))
     return await _Certification(database, clock, actor, days, status_index_oid).run(chain, subject, key, signer)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import orjson
@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.audit import AuditEvent
 from core.clock import Clock
-from core.errors import NotFound, QianyanError, Refused
+from core.errors import Conflict, NotFound, QianyanError, Refused
 from core.store import audit, counters, escrow, events, idempotency, recoveries
 from core.store.database import Database
 from core.store.events import Event
@@ -30,11 +30,20 @@ from signer.issuance.kmc import KeyManagement
 from signer.issuance.pairs import Pair
 from signer.issuance.settings import IssuanceSettings
 from signer.issuance.states import Operation, PairState
+from signer.kmc.centres import Centres
 
 _REFERENCE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,63}")
 _HOUR_MS: Final = 3_600_000
 #: States in which a signing certificate's key may be trusted with a recovered key.
 _VALID: Final = frozenset({PairState.ACTIVE, PairState.RENEWED})
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """A key enveloped for its recipient, ahead of the transaction that says so. It leaves with that alone."""
+
+    recipient_key: bytes
+    enveloped: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +75,19 @@ class RecoveryWish:
 class Recoveries:
     """See the module."""
 
-    def __init__(self, database: Database, keys: KeyManagement, settings: IssuanceSettings, clock: Clock) -> None:
+    def __init__(
+        self,
+        database: Database,
+        keys: KeyManagement,
+        settings: IssuanceSettings,
+        clock: Clock,
+        centres: Centres | None = None,
+    ) -> None:
         self._database = database
         self._keys = keys
         self._settings = settings
         self._clock = clock
+        self._centres = centres
 
     async def ask(self, wish: RecoveryWish, *, actor: str, idempotency: tuple[str, str] | None = None) -> Recovery:
         """Puts a recovery before its approvers. Whether `actor` may ask (or ask judicially) was checked before.
@@ -110,6 +127,39 @@ class Recoveries:
             await _put_on_record(connection, now, actor, "recovery.reject", at_ms)
         return now
 
+    async def restore(self, wish: RecoveryWish) -> Restored:
+        """Envelopes the key that is wished for, for `carry_out`. Raises as `ask`."""
+        async with self._database.read() as connection:
+            pair = await pairs.load(connection, wish.serial, wish.authority_id)
+            if pair.second is None:
+                raise Refused("the certificate has no encryption key to recover", code="no_encryption_key")
+            _, recipient_key = await _recipient(connection, wish, pair, self._clock())
+        return Restored(recipient_key, await self._enveloped(pair.second.id, recipient_key))
+
+    async def carry_out(
+        self, connection: AsyncConnection, wish: RecoveryWish, restored: Restored, people: tuple[str, str, str]
+    ) -> Recovery:
+        """A recovery with both approvals, in the caller's write transaction. `people`: who asks, both who approve.
+
+        Raises as `ask`; Conflict (code "recovery_changed") where the recipient is another by now. Refusals are the
+        caller's to record.
+        """
+        asker, first, second = people
+        if len(set(people)) != 3:
+            raise Refused("a recovery is asked for and approved by three different people", code="same_person")
+        asked = await self._ask(connection, wish, asker, None)
+        if asked.recipient_key != restored.recipient_key:
+            raise Conflict("the recipient's certificate was replaced meanwhile; ask again", code="recovery_changed")
+        at_ms = asked.created_at_ms
+        approved = replace(asked, state="approved", first_approver=first)
+        await recoveries.advance(connection, asked, approved)
+        await _put_on_record(connection, approved, first, "recovery.approve", at_ms)
+        done = replace(approved, state="done", second_approver=second, enveloped_key=restored.enveloped)
+        await recoveries.advance(connection, approved, done)
+        await _put_on_record(connection, done, second, "recovery.approve", at_ms)
+        await _done(connection, done, second, at_ms)
+        return done
+
     async def get(self, recovery_id: str) -> Recovery:
         """Raises NotFound (code "recovery_unknown")."""
         async with self._database.read() as connection:
@@ -136,7 +186,8 @@ class Recoveries:
         states.require(Operation.RECOVER, pair.state(at_ms))
         if pair.second is None:
             raise Refused("the certificate has no encryption key to recover", code="no_encryption_key")
-        await escrow.get(connection, pair.second.id)
+        if self._centres is None or not await self._centres.keeps(connection, pair.second.id):
+            await escrow.get(connection, pair.second.id)
         recipient_id, recipient_key = await _recipient(connection, wish, pair, at_ms)
         asked = Recovery(
             id=secrets.token_hex(16),
@@ -168,9 +219,7 @@ class Recoveries:
         self._check_step(seen, actor)
         enveloped = None
         if seen.first_approver is not None:
-            async with self._database.read() as connection:
-                wrapped = await escrow.get(connection, seen.certificate_id)
-            enveloped = await self._keys.restore(wrapped, seen.recipient_key)
+            enveloped = await self._enveloped(seen.certificate_id, seen.recipient_key)
         async with self._database.write() as connection:
             at_ms = await counters.advance_time(connection, self._clock())
             if enveloped is None:
@@ -183,6 +232,16 @@ class Recoveries:
             if enveloped is not None:
                 await _done(connection, now, actor, at_ms)
         return now
+
+    async def _enveloped(self, certificate_id: int, recipient_key: bytes) -> bytes:
+        """An encryption certificate's key for its recipient, from where it is kept."""
+        if self._centres is not None:
+            found = await self._centres.restore(certificate_id, recipient_key)
+            if found is not None:
+                return found
+        async with self._database.read() as connection:
+            wrapped = await escrow.get(connection, certificate_id)
+        return await self._keys.restore(wrapped, recipient_key)
 
     def _check_step(self, seen: Recovery, actor: str) -> None:
         if seen.state == "rejected":

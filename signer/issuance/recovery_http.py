@@ -21,6 +21,8 @@ from signer.issuance.recovery import Recoveries, RecoveryWish
 from signer.issuance.unlocking import Unlocking
 
 _READERS: Final = frozenset({"recover", "recover_judicial", "approve_recovery", "audit"})
+#: Where the tool at the counter spends an unlock token.
+REDEEM_PATH: Final = "/v1/unlocks/redeem"
 _STATES: Final = frozenset({"asked", "approved", "done", "rejected"})
 
 
@@ -63,7 +65,7 @@ class RecoveryRoutes:
             web.get("/v1/recoveries/{recovery}", self.show),
             web.post("/v1/recoveries/{recovery}/approve", self.approve),
             web.post("/v1/recoveries/{recovery}/reject", self.reject),
-            web.post("/v1/unlocks/redeem", self.redeem),
+            web.post(REDEEM_PATH, self.redeem),
         ]
 
     async def recover(self, request: web.Request) -> web.Response:

@@ -32,7 +32,7 @@ from signer.issuance import lifecycle, pairs, states
 from signer.issuance.csr import CertificateRequest, parse_request
 from signer.issuance.grounds import REASONS, REISSUE_GROUNDS, Ground
 from signer.issuance.issued import Issued
-from signer.issuance.making import Maker, Once, Order, Replaced
+from signer.issuance.making import Maker, Once, Order, Replaced, Settlement
 from signer.issuance.pairs import Pair
 from signer.issuance.policy import grant
 from signer.issuance.profiles import GM_EXTENSION_OIDS, Profile, Profiles
@@ -45,7 +45,8 @@ _DAY_MS: Final = 86_400_000
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What was asked for. `ground`: why the old pair ends, where it does."""
+    """What was asked for. `ground`: why the old pair ends, where it does. `idempotency`: (caller, key), or what else is
+    settled with it."""
 
     operation: Operation
     serial: int
@@ -53,12 +54,12 @@ class Wish:
     actor: str
     csr: bytes | None
     ground: Ground | None
-    idempotency: tuple[str, str] | None
+    idempotency: tuple[str, str] | Settlement | None
 
-    def once(self) -> Once | None:
+    def once(self) -> Settlement | None:
         """The idempotency key with what it stands for."""
-        if self.idempotency is None:
-            return None
+        if not isinstance(self.idempotency, tuple):
+            return self.idempotency
         head = (
             self.operation,
             self.authority_id or "",
@@ -125,7 +126,7 @@ class Replacement:
         profile: Profile,
         content: _Content,
         escrowed: WrappedKey | None,
-        once: Once | None,
+        once: Settlement | None,
     ) -> Order:
         admission = None if self._holders is None else await self._holders.standing(old.first.holder_id)
         end = to_datetime(old.first.not_after_ms)
@@ -146,6 +147,7 @@ class Replacement:
             dual=old.second is not None,
             actor=wish.actor,
             kept=None if content.new_key else escrowed,
+            kept_from=None if old.second is None else old.second.id,
             new_key=content.new_key,
             admission=admission,
             replaced=Replaced(old.first.id, old.first.serial, _ending(wish, old)),

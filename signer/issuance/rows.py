@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from core.asn1.names import region_of
 from core.clock import from_datetime
 from core.model import serial_to_hex
 from core.store.authorities import Authority
@@ -17,8 +18,14 @@ def new_certificate(
     *,
     place: StatusIndex | None = None,
     holder_id: str | None = None,
+    ra: str = "",
+    customer: str = "",
+    region: str | None = None,
 ) -> NewCertificate:
-    """The row. `place`: the status index of a certificate that does not carry its own (a root's)."""
+    """The row. `place`: the status index of a certificate that does not carry its own (a root's).
+
+    ra, customer: what statistics count it under; the region is the subject's, or given where it was read already.
+    """
     place = place or plan.status
     if place is None:
         raise ValueError("a certificate in the store has a status index")
@@ -36,6 +43,9 @@ def new_certificate(
         status_index=place.index,
         certificate=encoded,
         holder_id=holder_id,
+        region=region_of(plan.subject) if region is None else region,
+        ra=ra,
+        customer=customer,
     )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from core import oids
 from core.asn1 import der
 from core.settings import Settings
+from signer.kmc.settings import CentreSettings
 
 _URL: Final = re.compile(r"https?://[A-Za-z0-9.\-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~/\-]*)?")
 _OID: Final = re.compile(r"[0-2](\.(0|[1-9][0-9]{0,39})){2,}")
@@ -46,6 +47,9 @@ class IssuanceSettings(Settings):
     status_index_oid: str = oids.STATUS_INDEX_DEFAULT
     """The extension that carries the status index (see docs: SEQUENCE {month INTEGER, index INTEGER})."""
 
+    freshest_crl: bool = True
+    """Whether certificates name their partition's delta CRL (FreshestCRL); never where `crl.delta` is off."""
+
     max_csr_bytes: Annotated[int, Field(ge=256, le=1 << 20)] = 64 * 1024
     """The largest certificate request that is looked at."""
 
@@ -70,3 +74,31 @@ class KmcSettings(Settings):
 
     refill_interval_s: Annotated[float, Field(ge=0.1, le=3600)] = 5.0
     """How often the spare store is looked into and filled up."""
+
+    key: Annotated[str, Field(max_length=64)] = ""
+    """The key, of purpose data and with a certificate, that signs CA-KM messages. With it, registered authorities are
+    served at POST /v1/kmc (`qianyan kmc ca`), and `centres` can be asked; empty: neither."""
+
+    request_window_s: Annotated[int, Field(ge=10, le=86_400)] = 300
+    """How far the time in an authority's request may be from the time here."""
+
+    centres: tuple[CentreSettings, ...] = ()
+    """Other key-management centres, for the authorities whose encryption keys they make and keep."""
+
+    master: Literal["file", "hsm"] = "file"
+    """Where the master key is: in the key store's file, or in the hardware modules (`qianyan kmc master create`)."""
+
+    master_kek_index: Annotated[int, Field(ge=1, le=100_000)] = 1
+    """The index of the key-encryption key in the modules under which new master keys are made."""
+
+    @model_validator(mode="after")
+    def _centres_are_told_apart(self) -> Self:
+        names = [centre.name for centre in self.centres]
+        served = [authority for centre in self.centres for authority in centre.authorities]
+        if len(set(names)) != len(names):
+            raise ValueError("two centres have the same name")
+        if len(set(served)) != len(served):
+            raise ValueError("an authority asks one centre, not two")
+        if self.centres and not self.key:
+            raise ValueError("kmc.centres needs kmc.key: messages to them are signed")
+        return self

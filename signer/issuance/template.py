@@ -21,7 +21,7 @@ from cryptography.x509.oid import AuthorityInformationAccessOID
 from core import oids
 from core.asn1 import der
 from core.asn1 import x509 as codec
-from core.asn1.distribution import crl_distribution_points, crl_url
+from core.asn1.distribution import crl_distribution_points, crl_url, freshest_crl
 from core.asn1.x509 import Extension
 from core.store.authorities import Authority
 from core.store.certificates import Usage
@@ -67,11 +67,15 @@ def subject_key_identifier(certificate: x509.Certificate) -> bytes | None:
 
 @dataclass(frozen=True, slots=True)
 class Urls:
-    """The addresses written into a certificate; None leaves the pointer out."""
+    """The addresses written into a certificate; None leaves the pointer out.
+
+    delta: whether the delta CRL that goes with `crl` is named as well.
+    """
 
     crl: str | None = None
     ocsp: str | None = None
     issuer: str | None = None
+    delta: bool = False
 
 
 def urls(public_url: str, authority_id: str, partition: int, *, ocsp: bool = True) -> Urls:
@@ -179,6 +183,8 @@ def _extensions(plan: CertificatePlan) -> list[Extension]:
         out.append(Extension.of(x509.CertificatePolicies(policies)))
     if plan.urls.crl is not None:
         out.append(crl_distribution_points(plan.urls.crl))
+        if plan.urls.delta:
+            out.append(freshest_crl(plan.urls.crl))
     if plan.urls.ocsp is not None or plan.urls.issuer is not None:
         out.append(_authority_information(plan.urls))
     out.extend(plan.more)

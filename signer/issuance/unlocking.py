@@ -61,11 +61,11 @@ class Unlocking:
         """
         try:
             async with self._database.write() as connection:
-                unlock, certificate = await self._permit(connection, serial, authority_id, actor, idempotency)
+                unlock, certificate = await self.permit(connection, serial, authority_id, actor, idempotency)
         except QianyanError as error:
             await self._refused(actor, "certificate.unlock", f"{authority_id or ''}/{serial:x}", error)
             raise
-        return UnlockToken(await self._token(unlock.id), certificate, unlock.expires_at_ms)
+        return UnlockToken(await self.token(unlock.id), certificate, unlock.expires_at_ms)
 
     async def redeem(self, token: str, *, actor: str) -> CertificateRecord:
         """Spends a token and returns the certificate whose medium may be unlocked.
@@ -81,7 +81,7 @@ class Unlocking:
             await self._refused(actor, "unlock.redeem", "unlock", error)
             raise
 
-    async def _permit(
+    async def permit(
         self,
         connection: AsyncConnection,
         serial: int,
@@ -89,6 +89,7 @@ class Unlocking:
         actor: str,
         once: tuple[str, str] | None,
     ) -> tuple[Unlock, CertificateRecord]:
+        """As `unlock`, in the caller's write transaction; refusals are the caller's to record."""
         digest = sm3.sm3(orjson.dumps(["unlock", hex(serial), authority_id]))
         if once is not None and (answer := await idempotency.recall(connection, *once, digest)) is not None:
             given = await recoveries.get_unlock(connection, answer.body.decode())
@@ -124,12 +125,13 @@ class Unlocking:
         await audit.append(connection, event, at_ms=at_ms)
         return pair.first
 
-    async def _token(self, unlock_id: str) -> str:
+    async def token(self, unlock_id: str) -> str:
+        """The token of a permission."""
         return f"{unlock_id}.{(await self._vault.keyed_hash('unlock', unlock_id.encode()))[:16].hex()}"
 
     async def _read_token(self, token: str) -> str:
         found = _TOKEN.fullmatch(token)
-        if found is None or not hmac.compare_digest(await self._token(found[1]), token):
+        if found is None or not hmac.compare_digest(await self.token(found[1]), token):
             raise Refused("that is no unlock token of this service", code="unlock_token", field="token")
         return found[1]
 

@@ -1,0 +1,1 @@
+"""Certificates and revocations of an authority that issued elsewhere, checked and taken over."""

@@ -34,7 +34,8 @@ class OcspSettings(Settings):
 
     archive_cutoff_days: int = Field(default=0, ge=0, le=36_500)
     """Tells in each answer that status is kept for so long after expiry (archive cutoff, RFC 6960 §4.4.4); 0 tells
-    nothing. Status is never removed from the store, so any value up to the service's age is true."""
+    nothing. Years are not retired from the store before that (store.certificate_years), so any value up to the age of
+    the service is true."""
 
     presign_per_s: int = Field(default=0, ge=0, le=1_000_000)
     """How many answers a second the leading worker makes in advance, for every certificate that has not expired, and

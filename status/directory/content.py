@@ -81,7 +81,8 @@ def of_certificate(record: PublicCertificate, known: Sequence[Authority]) -> lis
     if record.usage == "ca":
         shown = record.certificate if record.state != CertificateState.REVOKED.value else None
         return [AuthorityContent(a.id, shown, a.subject) for a in known if a.certificate == record.certificate]
-    return [CertificateContent(record)] if record.usage in ("sign", "encrypt") else []
+    # An imported serial that was only ever seen on a CRL has no certificate to publish.
+    return [CertificateContent(record)] if record.certificate and record.usage in ("sign", "encrypt") else []
 
 
 async def of_authority(connection: AsyncConnection, authority: Authority, known: Sequence[Authority]) -> Content:
@@ -126,7 +127,9 @@ async def other_references(connection: AsyncConnection) -> list[list[Reference]]
 def of_records(records: Iterable[PublicCertificate]) -> list[tuple[Reference, Content]]:
     """The contents of holders' certificates among `records`."""
     return [
-        (reference_of(record), CertificateContent(record)) for record in records if record.usage in ("sign", "encrypt")
+        (reference_of(record), CertificateContent(record))
+        for record in records
+        if record.certificate and record.usage in ("sign", "encrypt")
     ]
 
 

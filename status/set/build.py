@@ -64,6 +64,11 @@ def month_of(at_ms: int) -> int:
     return at.year * 12 + at.month - 1
 
 
+def live_from(this_update_ms: int) -> int:
+    """The first month that a whole set of that time tells of."""
+    return month_of(this_update_ms - _AFTER_END_MS)
+
+
 def _authority_key_id(authority: Authority, certificate: x509.Certificate) -> bytes:
     """What certificates name as their AuthorityKeyIdentifier: the SKI, ours where an external issuer left it out."""
     for extension in certificate.extensions:
@@ -107,7 +112,7 @@ async def take_snapshot(
         key_id=authority.key_id,
         partitions=authority.partitions,
         heading=Heading(key_id, number, position, this_ms, next_ms),
-        live_from=month_of(now_ms - _AFTER_END_MS),
+        live_from=live_from(this_ms),
         published=published,
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -92,3 +93,31 @@ def stays_exact(space: HashSpace, good: Iterable[int], revoked: Iterable[int], h
     Where not, a new set with other keys is needed.
     """
     return _distinct(space.salt, space.bits, good, list(revoked), list(held)) is not None
+
+
+def new_salt() -> bytes:
+    """A fresh salt."""
+    return secrets.token_bytes(SALT_BYTES)
+
+
+def full_key(salt: bytes, serial: int) -> int:
+    """The first 64 bits of the digest, of which a key is the first so many."""
+    return int.from_bytes(hashlib.new("sm3", salt + contents_octets(serial)).digest()[:8], "big")
+
+
+def distinct_bits(keys: array[int]) -> int | None:
+    """The fewest bits, of those that are allowed, by which all full keys differ; None where even the most do not.
+
+    Sorted in 256 parts, so that ten million take their own 80 MB and not several times that.
+    """
+    parts = [array("Q") for _ in range(256)]
+    for key in keys:
+        parts[key >> 56].append(key)
+    bits = LEAST_BITS
+    for part in parts:
+        before = -1
+        for key in sorted(part):
+            if before >= 0:
+                bits = max(bits, 64 - (key ^ before).bit_length() + 1)
+            before = key
+    return bits if bits <= MOST_BITS else None

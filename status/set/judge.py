@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.errors import Refused
 from core.model import CertificateState
-from core.store import status_sets
+from core.store import imported, status_sets
 from core.store.status_sets import PlaceRow
 from qianyan_status import Status, StatusSet
 
@@ -23,6 +23,9 @@ _EXPECTED: Final = {
     CertificateState.HELD.value: int(Status.HELD),
     CertificateState.REVOKED.value: int(Status.REVOKED),
 }
+_REVOKED_WORD: Final = CertificateState.REVOKED.value
+_HELD_WORD: Final = CertificateState.HELD.value
+_GOOD_WORD: Final = CertificateState.GOOD.value
 _RECORD: Final = struct.Struct("<IIq")
 
 
@@ -123,3 +126,33 @@ async def judge_drops(
     released = {(place.month, place.index) for place in await status_sets.places(connection, authority_id, serials)}
     for month, index in gone - released:
         _wrong(f"month {month}, index {index} was on hold, no longer would be, and was not released")
+
+
+async def judge_imports(
+    connection: AsyncConnection, judged: StatusSet, authority_id: str, *, from_month: int, partitions: int | None
+) -> None:
+    """Asks about each imported certificate, as `judge_rows` does about the others. Raises JudgedWrong.
+
+    partitions: where given, about those that are not good alone.
+    """
+    universe = await imported.universe(connection, authority_id, from_month)
+    told = judged.contents.imports
+    if universe is None or told is None:
+        if told is not None or (universe is not None and await imported.count(connection, universe)):
+            _wrong("it tells of imported certificates where there are none, or of none where there are")
+        return
+    if (told.cutoff, told.count) != (universe.cutoff_s, await imported.count(connection, universe)):
+        _wrong("its imported certificates are others than the store's")
+    revoked, held, rows = frozenset(told.revoked), frozenset(told.held), 0
+    marked = 0
+    async for chunk in imported.stream(connection, universe, partitions=partitions):
+        for serial, state in chunk:
+            rows += 1
+            octets = serial.to_bytes(serial.bit_length() // 8 + 1, "big")  # of the INTEGER: its sign bit is 0
+            key = told.key(octets)
+            says = _REVOKED_WORD if key in revoked else (_HELD_WORD if key in held else _GOOD_WORD)
+            if says != state:
+                _wrong(f"imported serial {serial:x} is {state} and would be told {says}")
+            marked += state != _GOOD_WORD
+    if marked != len(revoked) + len(held):
+        _wrong("it marks imported certificates that the store does not have as revoked or on hold")

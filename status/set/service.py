@@ -30,7 +30,9 @@ from qianyan_status import StatusSet
 from status.set import build as steps
 from status.set.build import Snapshot, Unsigned
 from status.set.format import Base, SetState, join
-from status.set.judge import JudgedWrong, judge_drops, judge_rows
+from status.set.hashing import HashSpace
+from status.set.imports import ImportState
+from status.set.judge import JudgedWrong, judge_drops, judge_imports, judge_rows
 from status.set.metrics import StatusSetMetrics
 from status.set.published import PublishedSets
 from status.set.schedule import AuthorityDue, Schedule
@@ -94,6 +96,7 @@ class StatusSetService:
         self._jitter = jitter
         self._schedule = Schedule(database, follower, clock)
         self._states: dict[str, AuthorityState] = {}
+        self._imports: dict[str, ImportState] = {}
         self._bases: dict[str, tuple[int, bytes, Base]] = {}
         self._building = asyncio.Lock()
         self._leases = Leases(database, settings.lease_s)
@@ -134,12 +137,12 @@ class StatusSetService:
                 except JudgedWrong as error:
                     self._metrics.builds.labels("judged_wrong").inc()
                     log.error("status_set.judged_wrong", authority=authority_id, detail=error.detail)
-                    self._states.pop(authority_id, None)
+                    self._forget(authority_id)
                     if attempt == 0:  # once more, from the store alone
                         continue
                     raise
                 except Exception as error:
-                    self._states.pop(authority_id, None)
+                    self._forget(authority_id)
                     self._metrics.builds.labels(error.kind if isinstance(error, QianyanError) else "internal").inc()
                     raise
                 if records is not None:
@@ -170,15 +173,21 @@ class StatusSetService:
 
     async def _files(self, connection: AsyncConnection, snapshot: Snapshot, whole: bool) -> list[StatusSetRecord]:
         base, before = await self._previous(snapshot)
+        importing = self._import_state(snapshot)
         if base is not None and not whole and not self._set_is_due(snapshot):
-            state = await self._state(connection, snapshot, base)
-            delta = await steps.unsigned_delta(snapshot, base[2], state)
-            if not self._too_large(delta, base[1]):
-                return [await self._judged_delta(connection, snapshot, base, delta, before)]
-        state = await self._state(connection, snapshot, None)
+            earlier, from_month = base[2].state.imports, self._imports_from(snapshot)
+            imports = await importing.going_on(connection, earlier, from_month)
+            if imports is not None or await importing.fits(connection, earlier, from_month):
+                state = await self._state(connection, snapshot, base, imports)
+                delta = await steps.unsigned_delta(snapshot, base[2], state)
+                if not self._too_large(delta, base[1]):
+                    return [await self._judged_delta(connection, snapshot, base, delta, before)]
+        imports = await importing.anew(connection, snapshot.live_from)
+        state = await self._state(connection, snapshot, None, imports)
         unsigned = await steps.unsigned_set(snapshot, state, self._index_oid)
         judged = await asyncio.to_thread(steps.read, unsigned.body, None, snapshot.certificate)
         await self._judge(connection, snapshot, judged, before, snapshot.live_from, every_row=True)
+        await judge_imports(connection, judged, snapshot.authority_id, from_month=snapshot.live_from, partitions=None)
         body = await self._signed(snapshot, unsigned)
         record = steps.as_record(snapshot, unsigned, unsigned.number, body)
         new_base = await asyncio.to_thread(steps.read_base, body, snapshot.certificate)
@@ -199,7 +208,11 @@ class StatusSetService:
         return held, before
 
     async def _state(
-        self, connection: AsyncConnection, snapshot: Snapshot, base: tuple[int, bytes, Base] | None
+        self,
+        connection: AsyncConnection,
+        snapshot: Snapshot,
+        base: tuple[int, bytes, Base] | None,
+        imports: HashSpace | None,
     ) -> SetState:
         """The state at the snapshot's feed position; for a delta with every month that its set has."""
         months = base[2].state.months if base else ()
@@ -211,7 +224,25 @@ class StatusSetService:
         if keeper.position != snapshot.heading.position:
             keeper.forget()
             raise Unavailable("the change feed and its end do not agree", code="feed_gap")
-        return keeper.snapshot(await status_sets.spaces(connection, snapshot.authority_id), from_month=from_month)
+        known = await status_sets.spaces(connection, snapshot.authority_id)
+        return keeper.snapshot(known, from_month=from_month, imports=imports)
+
+    def _forget(self, authority_id: str) -> None:
+        """What was kept of an authority is read from the store anew."""
+        self._states.pop(authority_id, None)
+        self._imports.pop(authority_id, None)
+
+    def _import_state(self, snapshot: Snapshot) -> ImportState:
+        keeper = self._imports.get(snapshot.authority_id)
+        if keeper is None or keeper.partitions != snapshot.partitions:
+            keeper = self._imports[snapshot.authority_id] = ImportState(snapshot.authority_id, snapshot.partitions)
+        return keeper
+
+    @staticmethod
+    def _imports_from(snapshot: Snapshot) -> int:
+        """The first month that the published set's imports tell of, and its deltas must tell of, too."""
+        assert snapshot.published is not None
+        return steps.live_from(snapshot.published.base.this_update_ms)
 
     def _set_is_due(self, snapshot: Snapshot) -> bool:
         assert snapshot.published is not None
@@ -233,6 +264,9 @@ class StatusSetService:
         judged = await asyncio.to_thread(steps.read, base[1], delta.body, snapshot.certificate)
         from_month = min([snapshot.live_from, *(month.month for month in base[2].state.months)])
         await self._judge(connection, snapshot, judged, before, from_month, every_row=False)
+        since = snapshot.live_from if base[2].number == snapshot.heading.number else self._imports_from(snapshot)
+        partitions = snapshot.partitions
+        await judge_imports(connection, judged, snapshot.authority_id, from_month=since, partitions=partitions)
         return steps.as_record(snapshot, delta, base[0], await self._signed(snapshot, delta))
 
     async def _judge(

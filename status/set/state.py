@@ -18,6 +18,7 @@ from core.model import CertificateState
 from core.store import feed, status_sets
 from core.store.status_sets import Place
 from status.set.format import MonthState, SetState
+from status.set.hashing import HashSpace
 
 _AT_ONCE: Final = 10_000
 _CHANGES: Final = ("revoked", "held", "released")
@@ -93,7 +94,9 @@ class AuthorityState:
             _note(revoked, place.index, place.state == CertificateState.REVOKED.value)
             _note(held, place.index, place.state == CertificateState.HELD.value)
 
-    def snapshot(self, spaces: dict[int, tuple[int, int]], *, from_month: int) -> SetState:
+    def snapshot(
+        self, spaces: dict[int, tuple[int, int]], *, from_month: int, imports: HashSpace | None = None
+    ) -> SetState:
         """The state as a value. `spaces`: the first index and the next one by month, of the same snapshot."""
         months = []
         for month, (first, following) in sorted(spaces.items()):
@@ -101,4 +104,4 @@ class AuthorityState:
                 revoked, held = self._marked.get(month, (array("Q"), array("Q")))
                 covered = [tuple(keys[bisect_left(keys, first) :]) for keys in (revoked, held)]
                 months.append(MonthState(month, first, following, covered[0], covered[1]))
-        return SetState(tuple(months))
+        return SetState(tuple(months), imports)

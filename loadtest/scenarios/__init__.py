@@ -1,0 +1,1 @@
+"""What is asked of the service: one module a family, each scenario usable alone or mixed with others."""

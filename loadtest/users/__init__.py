@@ -1,0 +1,1 @@
+"""Load by users who wait for their answers (locust). Only processes of their own import locust and gevent."""

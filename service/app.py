@@ -22,6 +22,8 @@ from service.health import Health
 from service.metrics import HttpMetrics
 from service.middleware import make_middleware
 from service.node import Node
+from service.openapi import openapi_routes
+from service.statistics import StatisticsRoutes
 from service.statuspage import StatusPage
 from service.tls import WARN_DAYS, ListenerCertificate
 from service.version import VERSION
@@ -32,7 +34,10 @@ from service.wire.signing import HotSigning
 from signer.engine.sdf.http import HsmRoutes
 from signer.holders.http import HolderRoutes
 from signer.issuance.http import IssuanceRoutes
-from signer.issuance.recovery_http import RecoveryRoutes
+from signer.issuance.recovery_http import REDEEM_PATH, RecoveryRoutes
+from signer.kmc.http import KmcRoutes
+from signer.registration.admin_http import RegistrationRoutes
+from signer.registration.http import RequestRoutes, only_signed
 from signer.signing.cms_http import CmsRoutes
 from signer.signing.cms_service import CmsService
 from signer.signing.decrypt_http import DecryptRoutes
@@ -88,6 +93,21 @@ def _metrics(node: Node, slot: int, run_directory: Path | None) -> web.RouteDef:
         return web.Response(body=body, headers=_EXPOSITION)
 
     return web.get("/metrics", metrics)
+
+
+def _registration_routes(node: Node) -> list[web.RouteDef]:
+    office = node.office
+    return RegistrationRoutes(office.administration, office.appointments, office.settings).private()
+
+
+def _certificate_routes(node: Node) -> list[web.RouteDef]:
+    """Issuance and life cycle by tokens; what changes something is refused where signed requests are required."""
+    unlocks = RecoveryRoutes(node.desk.recoveries, node.desk.unlocking)
+    routes = [*IssuanceRoutes(node.issuer).private(), *unlocks.private()]
+    if not node.loaded.settings.registration.required:
+        return routes
+    redeeming = [route for route in routes if route.path == REDEEM_PATH]
+    return [*only_signed(route for route in routes if route.path != REDEEM_PATH), *redeeming]
 
 
 def _internal(node: Node) -> web.Application:
@@ -151,7 +171,8 @@ def _hot_signing(
 ) -> tuple[HotSigning, Wire] | tuple[None, None]:
     """Signing by compiled connections, where the settings have it so."""
     settings = node.loaded.settings
-    if settings.private.hot_path == "off" or node.callers.reads_header:
+    responder = settings.store.primary_url is not None
+    if settings.private.hot_path == "off" or node.callers.reads_header or responder:
         return None, None
     hot = HotSigning(node.engine, signing, node.callers, settings.signing, max_pending=settings.engine.max_pending)
     log = settings.log.requests
@@ -210,22 +231,24 @@ def build_applications(
         ],
         client_max_size=settings.private.max_body_bytes,
     )
-    private.add_routes(
-        [
+    served = [_metrics(node, slot, run_directory), *openapi_routes(), *_health_routes(health)]
+    if settings.store.primary_url is None:  # else a responder, which answers for status and nothing else
+        served += [
             *signing.private(),
             *verifying.private(),
             *messages.private(),
             *decryption.private(),
             *svs.private(),
-            *IssuanceRoutes(node.issuer).private(),
-            *RecoveryRoutes(node.desk.recoveries, node.desk.unlocking).private(),
+            *_certificate_routes(node),
+            *RequestRoutes(node.office.requests, settings.registration).private(),
+            *_registration_routes(node),
             *HolderRoutes(node.desk.holders).private(),
             *AuditRoutes(node.database).private(),
+            *StatisticsRoutes(node.database, node.clock).private(),
             *HsmRoutes(node.database, settings.hsm, node.clock).private(),
-            _metrics(node, slot, run_directory),
-            *_health_routes(health),
+            *([] if node.kmc is None else KmcRoutes(node.kmc).private()),
         ]
-    )
+    private.add_routes(served)
     for application in (public, private):
         application[BODY_TIMEOUT_S] = settings.server.body_timeout_s
     return Applications(

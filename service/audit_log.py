@@ -67,11 +67,14 @@ class AuditRoutes:
         ]
 
     async def _rows(self, request: web.Request) -> web.Response:
-        """?subject&action&actor&since_ms&until_ms&limit → {"rows": [...]}, newest first."""
+        """?subject&action&actor&since_ms&until_ms&before&limit → {"rows": [...], "next": seq | null}, newest first.
+
+        `next` goes into `before` of the next page.
+        """
         require(request, SCOPE)
         asked = dict(request.query)
         texts = {name: asked.pop(name, None) for name in ("subject", "action", "actor")}
-        numbers = {name: _number(asked.pop(name, None), name) for name in ("since_ms", "until_ms", "limit")}
+        numbers = {name: _number(asked.pop(name, None), name) for name in ("since_ms", "until_ms", "before", "limit")}
         if asked:
             raise Malformed("the query has a member that is not known", code="query", field=sorted(asked)[0][:64])
         limit = min(numbers.pop("limit") or _ROWS_MAX, _ROWS_MAX)
@@ -79,7 +82,7 @@ class AuditRoutes:
             rows = await audit.find(connection, **texts, **numbers, limit=limit)  # type: ignore[arg-type]
         for row in rows:
             row["at"] = rfc3339(row.pop("at_ms"))
-        return json_response({"rows": rows})
+        return json_response({"rows": rows, "next": rows[-1]["seq"] if len(rows) == limit else None})
 
     async def _checkpoint(self, request: web.Request) -> web.Response:
         """The newest signed checkpoint, as text: to be kept where this service cannot write."""

@@ -1,15 +1,19 @@
-"""What a node does by itself, now and then: OCSP signers get a new certificate before the old one ends."""
+"""What a node does by itself, now and then: OCSP signers get a new certificate before the old one ends, and the store
+has room for the certificates of the years to come."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import structlog
+from prometheus_client import CollectorRegistry, Gauge
 
+from core.clock import to_datetime
 from core.errors import QianyanError
 from core.model import KeyPurpose
-from core.store import authorities
+from core.store import authorities, partitions
 from service.node import Node, until_stopped
 from signer.issuance.ocsp_signer import renew_ocsp_signer
 
@@ -45,11 +49,50 @@ async def renew_ocsp_signers(node: Node) -> list[str]:
     return renewed
 
 
+async def make_room(node: Node) -> list[int]:
+    """Makes the store's partitions for this year and the next ones, and returns the years that it made."""
+    if not node.database.on_postgres:
+        return []
+    this_year = to_datetime(node.clock()).year
+    ahead = node.database.target.settings.partitions_ahead_years
+    async with node.database.write() as connection:
+        made = await partitions.make_ahead(connection, this_year, ahead)
+    for year in made:
+        _log.info("partition_made", year=year)
+    return made
+
+
+class RoomMetrics:
+    """How far ahead there is room, on PostgreSQL: what the alert asks about."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.years_ahead = Gauge(
+            "qianyan_store_partition_years_ahead",
+            "Years after this one that the store has room for certificates in; -1: not even for this one",
+            registry=registry,
+        )
+
+    async def look(self, node: Node) -> None:
+        """Sets it; as far as is asked for, where the store needs no partitions."""
+        if not node.database.on_postgres:
+            self.years_ahead.set(node.database.target.settings.partitions_ahead_years)
+            return
+        async with node.database.read() as connection:
+            self.years_ahead.set(await partitions.ahead(connection, to_datetime(node.clock()).year))
+
+
 async def run(node: Node, stop: asyncio.Event) -> None:
     """Looks every hour until `stop`; a failure is logged and tried again."""
+    metrics = RoomMetrics(node.registry)
+    jobs: tuple[tuple[Callable[[Node], Awaitable[object]], str], ...] = (
+        (renew_ocsp_signers, "ocsp_signer_renewal_failed"),
+        (make_room, "partition_failed"),
+        (metrics.look, "partition_failed"),
+    )
     while not stop.is_set():
-        try:
-            await renew_ocsp_signers(node)
-        except QianyanError as error:
-            _log.error("ocsp_signer_renewal_failed", code=error.code, detail=error.detail)
+        for work, failed in jobs:
+            try:
+                await work(node)
+            except QianyanError as error:
+                _log.error(failed, code=error.code, detail=error.detail)
         await until_stopped(stop, _EVERY_S)

@@ -17,18 +17,18 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from core.clock import Clock, system_clock
 from core.model import KeyPurpose
 from core.ports import BatchSigner, Signer
-from core.store import counters
 from core.store import metrics as store_metrics
-from core.store.database import Database, open_database
+from core.store import postgres
+from core.store.database import Database
 from core.store.follow import FeedFollower
 from crl.service import CrlService
 from service.callers import Callers
 from service.metered import MeteredEngine
-from service.settings import Loaded, passphrase_from_environment, read_secret_file
+from service.opening import open_keystore, open_store
+from service.settings import Loaded, read_secret_file
 from service.shared_cache import open_shared_cache
 from service.wire.batch_signer import EngineBatchSigner
 from signer.engine.engine import SigningEngine
-from signer.engine.keystore import KeyStore
 from signer.engine.master import SoftwareMaster
 from signer.engine.sdf.backend import SdfBackend
 from signer.engine.sdf.maintenance import Maintenance
@@ -37,6 +37,13 @@ from signer.engine.verify import verify_signature
 from signer.issuance.desk import Desk, DeskSettings, make_desk
 from signer.issuance.issuer import Issuer
 from signer.issuance.profiles import load_profiles
+from signer.issuance.settings import KmcSettings
+from signer.kmc.centres import Centres
+from signer.kmc.identity import EngineIdentity
+from signer.kmc.masters import open_master
+from signer.kmc.metrics import ServerMetrics
+from signer.kmc.server import KmcServer
+from signer.registration.office import Office, make_office
 from signer.signing.foreign import ForeignStatus
 from signer.signing.trust import load_trust
 from signer.signing.verification import VerificationService
@@ -64,6 +71,7 @@ class Node:
     engine: SigningEngine
     issuer: Issuer
     desk: Desk
+    office: Office
     source: StoreStatusSource
     responder: Responder
     shared: RedisCache | None
@@ -75,14 +83,7 @@ class Node:
     hsm: SdfPool | None
     hsm_maintenance: Maintenance | None
     callers: Callers
-
-
-def find_passphrase(loaded: Loaded) -> bytearray | None:
-    """The passphrase by file or environment; None where a person has to be asked."""
-    keys = loaded.settings.keys
-    if keys.passphrase_file is not None:
-        return read_secret_file(loaded.path(keys.passphrase_file), "passphrase file")
-    return passphrase_from_environment(keys.passphrase_env)
+    kmc: KmcServer | None
 
 
 def open_directory(
@@ -94,23 +95,6 @@ def open_directory(
         return bytes(read_secret_file(loaded.path(name), "password file"))
 
     return DirectoryService(database, clock, loaded.settings.directory, loaded.path, secret, registry)
-
-
-@asynccontextmanager
-async def open_store(loaded: Loaded, clock: Clock = system_clock) -> AsyncIterator[Database]:
-    """The store alone, after a look at the clock. Raises SettingsError, Unavailable (code "clock_behind")."""
-    database = await open_database(loaded.store)
-    try:
-        async with database.read() as connection:
-            counters.check_clock(clock(), await counters.current(connection, counters.LAST_TIME))
-        yield database
-    finally:
-        await database.close()
-
-
-def open_keystore(loaded: Loaded, passphrase: bytearray) -> KeyStore:
-    """The key store; keeps `passphrase` and wipes it when closed."""
-    return KeyStore(loaded.path(loaded.settings.keys.directory), passphrase, loaded.settings.keys)
 
 
 async def _open_devices(
@@ -152,8 +136,14 @@ async def open_node(loaded: Loaded, passphrase: bytearray, *, clock: Clock = sys
         callers = Callers(database, follower, settings.private, clock, registry)
         callers.start()
         stack.push_async_callback(callers.close)
+        primary = _primary(loaded)
+        if primary is not None:
+            stack.push_async_callback(primary.close)
         engine = MeteredEngine(
-            callers, database, follower, keystore, settings.engine, clock, devices=devices, registry=registry
+            *(callers, database, follower, keystore, settings.engine, clock),
+            devices=devices,
+            registry=registry,
+            accounts=primary,
         )
         await engine.start()
         stack.push_async_callback(engine.close)
@@ -182,11 +172,37 @@ async def open_node(loaded: Loaded, passphrase: bytearray, *, clock: Clock = sys
         stack.push_async_callback(foreign.close)
         own_profiles = settings.issuance.profiles
         profiles = load_profiles(None if own_profiles is None else loaded.path(str(own_profiles)))
-        desk_settings = DeskSettings(settings.issuance, settings.kmc, settings.holders)
+        has_delta = settings.issuance.freshest_crl and settings.crl.delta
+        issuance = settings.issuance.model_copy(update={"freshest_crl": has_delta})
+        desk_settings = DeskSettings(issuance, settings.kmc, settings.holders)
+        identity = EngineIdentity(engine, database, settings.kmc.key)
+        centres = Centres.from_settings(settings.kmc.centres, loaded.path, identity, database, clock, registry)
+        master = await open_master(database, settings.kmc.master, hsm, SoftwareMaster(keystore))
         desk = make_desk(
-            database, certificate_signer, SoftwareMaster(keystore), profiles, desk_settings, clock, registry
+            *(database, certificate_signer, master, profiles, desk_settings, clock, registry),
+            centres=centres,
         )
         stack.push_async_callback(desk.close)
+        verification = VerificationService(
+            database,
+            source,
+            clock,
+            settings.signing,
+            settings.verification,
+            trust=load_trust(settings.verification.anchors, settings.verification.intermediates, loaded.path),
+            foreign=foreign,
+            registry=registry,
+        )
+        office = make_office(
+            database,
+            desk,
+            profiles,
+            settings.registration,
+            settings.issuance,
+            clock,
+            foreign=verification,
+            registry=registry,
+        )
         yield Node(
             loaded=loaded,
             clock=clock,
@@ -196,20 +212,12 @@ async def open_node(loaded: Loaded, passphrase: bytearray, *, clock: Clock = sys
             engine=engine,
             issuer=desk.issuer,
             desk=desk,
+            office=office,
             source=source,
             responder=responder,
             shared=shared,
             presigner=presigner,
-            verification=VerificationService(
-                database,
-                source,
-                clock,
-                settings.signing,
-                settings.verification,
-                trust=load_trust(settings.verification.anchors, settings.verification.intermediates, loaded.path),
-                foreign=foreign,
-                registry=registry,
-            ),
+            verification=verification,
             status_set=StatusSetService(
                 database,
                 follower,
@@ -235,7 +243,29 @@ async def open_node(loaded: Loaded, passphrase: bytearray, *, clock: Clock = sys
             hsm=hsm,
             hsm_maintenance=hsm_maintenance,
             callers=callers,
+            kmc=_kmc_server(settings.kmc, database, desk, identity, clock, registry),
         )
+
+
+def _primary(loaded: Loaded) -> Database | None:
+    """The primary of the replica that the store is, not asked anything yet: it may be away when a responder starts."""
+    target = loaded.primary
+    return None if target is None else Database(postgres.make_engine(target), target)
+
+
+def _kmc_server(
+    settings: KmcSettings,
+    database: Database,
+    desk: Desk,
+    identity: EngineIdentity,
+    clock: Clock,
+    registry: CollectorRegistry,
+) -> KmcServer | None:
+    """Key management for other authorities, where the settings name the key that signs its answers."""
+    if not settings.key:
+        return None
+    window_ms = settings.request_window_s * 1000
+    return KmcServer(database, desk.keys, identity, clock, window_ms, ServerMetrics.create(registry))
 
 
 async def until_stopped(stop: asyncio.Event, seconds: float) -> bool:

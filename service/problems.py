@@ -26,7 +26,9 @@ _STATUS: Final = {
     "settings": 503,  # a device refuses every use of a key: right again when its settings are
 }
 #: A caller's own fault, not the service's: it is told so, and nobody need look at the service.
-_TOO_MANY: Final = frozenset({"caller_rate", "caller_quota", "caller_concurrency", "guessing", "key_rate"})
+_TOO_MANY: Final = frozenset(
+    {"caller_rate", "caller_quota", "caller_concurrency", "guessing", "key_rate", "refused_too_often"}
+)
 _MEDIA_TYPE: Final = "application/problem+json"
 _INTERNAL: Final = "the request failed inside the service; its id is in the log"
 

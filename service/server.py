@@ -161,7 +161,9 @@ async def _serve_node(
         node.callers.share(role.run_directory)
     applications = build_applications(node, drain, role.slot, role.restarts, role.run_directory)
     background: set[asyncio.Task[None]] = set()
-    if role.leader:
+    responder = node.loaded.settings.store.primary_url is not None  # whose store cannot be written
+    leader = role.leader and not responder
+    if leader:
         publishers = node.directory.publishers()  # a secret that is missing stops the start
         await node.crl.build_outstanding()
         background = {
@@ -172,11 +174,11 @@ async def _serve_node(
             asyncio.create_task(node.desk.keeper.run(stop), name="kmc"),
             asyncio.create_task(audit_log.run(node, stop), name="audit"),
         }
-    if role.leader and node.database.target.settings.heartbeat_s:
+    if leader and node.database.target.settings.heartbeat_s:
         background.add(asyncio.create_task(heartbeat.run(node.database, node.clock, stop), name="heartbeat"))
-    if role.leader and node.presigner is not None and node.loaded.settings.ocsp.presign_per_s:
+    if leader and node.presigner is not None and node.loaded.settings.ocsp.presign_per_s:
         background.add(asyncio.create_task(node.presigner.run(stop), name="presign"))
-    if node.hsm_maintenance is not None:
+    if node.hsm_maintenance is not None and not responder:
         background.add(asyncio.create_task(node.hsm_maintenance.run(stop), name="hsm"))
     background.add(asyncio.create_task(applications.watch.run(stop), name="watch"))
     stopped = asyncio.create_task(stop.wait(), name="stop")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -21,6 +22,7 @@ from signer.engine.sdf.settings import SdfSettings
 from signer.engine.settings import EngineSettings, KeyStoreSettings
 from signer.holders.settings import HolderSettings
 from signer.issuance.settings import IssuanceSettings, KmcSettings
+from signer.registration.settings import RegistrationSettings
 from signer.signing.settings import SigningSettings
 from signer.signing.svs_settings import SvsSettings
 from signer.signing.verification_settings import VerificationSettings
@@ -141,6 +143,30 @@ class AuditSettings(Settings):
     """How often a checkpoint is made, where the record has grown."""
 
 
+class RetentionSettings(Settings):
+    """`[retention]`: how long what is kept of whom."""
+
+    public_years: int = Field(default=5, ge=1, le=100)
+    """Years after the end of a certificate for which records about it are kept."""
+    government_years: int = Field(default=10, ge=1, le=100)
+    """The same for certificates of government departments."""
+    government_profiles: tuple[str, ...] = ()
+    """Profiles of certificates of government departments."""
+    classes: dict[str, int] = Field(default_factory=dict)
+    """Years, from their time on, for audit rows that are not about a certificate, by action ("key.freeze") or family of
+    actions ("key.")."""
+    other_years: int = Field(default=5, ge=1, le=100)
+    """The same for all that no class names."""
+    audit_store_days: int = Field(default=730, ge=1, le=36_525)
+    """How long audit rows stay in the store when an archive has them (`qianyan audit prune`)."""
+
+    @model_validator(mode="after")
+    def _classes_have_years(self) -> Self:
+        if wrong := next((name for name, years in self.classes.items() if not 1 <= years <= 100), None):
+            raise ValueError(f"classes: {wrong} has 1 to 100 years")
+        return self
+
+
 class LogSettings(Settings):
     """`[log]`"""
 
@@ -168,12 +194,14 @@ class ServiceSettings(Settings):
     issuance: IssuanceSettings
     kmc: KmcSettings = KmcSettings()
     holders: HolderSettings = HolderSettings()
+    registration: RegistrationSettings = RegistrationSettings()
     ocsp: OcspSettings = OcspSettings()
     redis: RedisSettings = RedisSettings()
     crl: CrlSettings = CrlSettings()
     status_set: StatusSetSettings = StatusSetSettings()
     directory: DirectorySettings = DirectorySettings()
     audit: AuditSettings = AuditSettings()
+    retention: RetentionSettings = RetentionSettings()
     log: LogSettings = LogSettings()
 
     @model_validator(mode="after")
@@ -210,6 +238,12 @@ class Loaded:
         elif settings.url is not None:
             found = passphrase_from_environment(settings.password_env)
         return StoreTarget(self.store_url, settings, None if found is None else found.decode())
+
+    @property
+    def primary(self) -> StoreTarget | None:
+        """The primary of the replica that the store is; None where the store is no replica. Raises SettingsError."""
+        url = self.settings.store.primary_url
+        return None if url is None else replace(self.store, url=url)
 
 
 def is_loopback(host: str) -> bool:

@@ -12,8 +12,9 @@ from cryptography.hazmat.primitives import hashes
 
 #: What a caller may be admitted to.
 SCOPES: Final = frozenset(
-    {"sign", "decrypt", "issue", "revoke", "read", "metrics", "operate", "audit"}
+    {"sign", "decrypt", "issue", "revoke", "read", "metrics", "operate", "audit", "statistics", "kmc"}
     | {"holders", "unlock", "recover", "recover_judicial", "approve_recovery"}
+    | {"requests:read", "registration:read", "registration:write"}
 )
 
 

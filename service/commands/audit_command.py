@@ -1,10 +1,11 @@
-"""`qianyan audit`: verify, checkpoint, show, prove, check, export, search."""
+"""`qianyan audit`: verify, checkpoint, show, prove, check, export, search; prune and retention in a module beside."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from core.clock import from_datetime, rfc3339
 from core.errors import QianyanError, SettingsError
 from core.store import audit as audit_store
 from service.audit_log import audit_keeper_of
+from service.commands import retention_command
 from service.commands.shared import (
     config_option,
     json_option,
@@ -88,16 +90,25 @@ def _read_checkpoint(path: Path) -> Checkpoint:
 
 @audit.command()
 @click.option("--checkpoint", "kept", type=_file, multiple=True, help="A checkpoint kept elsewhere; may be repeated.")
+@click.option("--archive", type=_directory, help="Where the rows are that are no longer in the store.")
 @_key_option
 @config_option
 @json_option
-def verify(kept: tuple[Path, ...], public_key: bytes | None, config_file: str | None, as_json: bool) -> None:
-    """Recompute every row's hash, the tree and every checkpoint; exits 3 where one does not fit."""
+def verify(
+    kept: tuple[Path, ...], archive: Path | None, public_key: bytes | None, config_file: str | None, as_json: bool
+) -> None:
+    """Recompute every row's hash, the tree and every checkpoint; exits 3 where one does not fit.
+
+    Of rows that were moved to an archive the tree alone is recomputed, unless --archive names it.
+    """
 
     async def walk() -> Walk:
         checkpoints = [_read_checkpoint(path) for path in kept]
         async with with_store(config_file) as database, database.read() as connection:
-            return await audit_keeper.walk(connection, verify_signature, public_key=public_key, kept=checkpoints)
+            archived = None if archive is None else audit_archive.records(archive)
+            return await audit_keeper.walk(
+                connection, verify_signature, public_key=public_key, kept=checkpoints, archived=archived
+            )
 
     found = run(walk())
     value = {
@@ -169,6 +180,7 @@ def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
 
 @audit.command()
 @_with_filters
+@click.option("--before", type=click.IntRange(1), metavar="SEQ", help="Go on behind the last row that was shown.")
 @config_option
 @json_option
 def show(config_file: str | None, as_json: bool, **filters: Any) -> None:
@@ -191,8 +203,11 @@ def _renamed(filters: dict[str, Any]) -> dict[str, Any]:
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), help="Where the proof goes.  [default: printed]"
 )
+@click.option("--archive", type=_directory, help="Where the row is, if it is no longer in the store.")
 @config_option
-def prove(seq: int | None, earlier: Path | None, out: Path | None, config_file: str | None) -> None:
+def prove(
+    seq: int | None, earlier: Path | None, out: Path | None, archive: Path | None, config_file: str | None
+) -> None:
     """Prove that row SEQ is in the record, or that the record only grew; 'qianyan audit check' checks it anywhere."""
     if (seq is None) == (earlier is None):
         raise SettingsError("give either a row's number or --since-checkpoint", code="usage")
@@ -200,7 +215,8 @@ def prove(seq: int | None, earlier: Path | None, out: Path | None, config_file: 
     async def make() -> dict[str, Any]:
         async with with_store(config_file) as database, database.read() as connection:
             if seq is not None:
-                return await audit_proof.prove_row(connection, seq)
+                archived = None if archive is None else partial(audit_archive.record, archive)
+                return await audit_proof.prove_row(connection, seq, archived)
             assert earlier is not None
             return await audit_proof.prove_growth(connection, _read_checkpoint(earlier))
 
@@ -263,14 +279,18 @@ def check_archive(directory: Path, public_key: bytes, as_json: bool) -> None:
 
 
 @audit.command()
-@click.argument("directory", type=_directory)
+@click.argument("directory", type=_directory, required=False)
+@click.option("--archive", type=_directory, help="The archive; the same as DIRECTORY.")
 @_with_filters
 @json_option
-def search(directory: Path, as_json: bool, limit: int, **filters: Any) -> None:
+def search(directory: Path | None, archive: Path | None, as_json: bool, limit: int, **filters: Any) -> None:
     """Find rows in an archive's files, oldest first, without the store."""
+    if (directory is None) == (archive is None):
+        raise SettingsError("name the archive, once", code="usage")
     wanted = _matcher(**_renamed(filters))
+    words = [filters[name] for name in ("subject", "actor", "action") if filters[name] is not None]
     rows = []
-    for row in audit_archive.search(directory, wanted):
+    for row in audit_archive.search(directory or archive or Path(), wanted, words=words):
         rows.append(row)
         if len(rows) == limit:
             break
@@ -292,3 +312,7 @@ def _matcher(
         )
 
     return wanted
+
+
+for _command in (retention_command.prune, retention_command.retention):
+    audit.add_command(_command)

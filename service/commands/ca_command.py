@@ -29,7 +29,7 @@ from service.commands.shared import (
     with_store,
 )
 from service.files import write_new
-from service.node import open_keystore, open_store
+from service.opening import open_keystore, open_store
 from signer.issuance.external import export_request, install_certificate
 from signer.issuance.ocsp_signer import ensure_ocsp_signer, renew_ocsp_signer
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from core.store import authorities
 from core.store.database import Database
 from service.commands.shared import config_option, json_option, load_settings, print_json, print_result, run
-from service.node import find_passphrase, open_store
+from service.opening import find_passphrase, open_store
 from service.settings import ServiceSettings
 from signer.signing.trust import load_trust
 

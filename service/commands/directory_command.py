@@ -24,7 +24,8 @@ from service.commands.shared import (
     print_table,
     run,
 )
-from service.node import open_directory, open_store
+from service.node import open_directory
+from service.opening import open_store
 from status.directory.check import Checker, Report
 from status.directory.drive import drive
 from status.directory.ldif import LdifExport

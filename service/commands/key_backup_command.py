@@ -20,7 +20,7 @@ from service.commands.shared import (
     run,
 )
 from service.files import write_new
-from service.node import open_keystore, open_store
+from service.opening import open_keystore, open_store
 from signer.engine.backup import FILE_MAX_BYTES, Backup, Outcome, backup_keys, record_backup, restore_keys
 from signer.engine.pbes2 import wipe
 from signer.engine.shares import Share, describe, read_file

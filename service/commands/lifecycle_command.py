@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,10 +13,12 @@ from core.model import serial_to_hex
 from core.store.certificates import CertificateRecord
 from service.commands.certificate_command import authority_option, print_issued, print_records, read_serial
 from service.commands.shared import actor, config_option, json_option, print_result, run, with_node
-from service.node import Node
 from signer.issuance.grounds import REISSUE_GROUNDS, Ground
 from signer.issuance.issued import Issued
 from signer.issuance.unlocking import UnlockToken
+
+if TYPE_CHECKING:
+    from service.node import Node
 
 _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 _directory = click.Path(file_okay=False, path_type=Path)

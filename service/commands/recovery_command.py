@@ -1,16 +1,14 @@
-"""`qianyan recovery`: ask, approve, reject, show, list; `qianyan kmc status`."""
+"""`qianyan recovery`: ask, approve, reject, show, list."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from core.errors import Refused
-from core.store import escrow
 from core.store.recoveries import Recovery
 from service.commands.certificate_command import authority_option, read_serial
 from service.commands.shared import (
@@ -18,11 +16,9 @@ from service.commands.shared import (
     config_option,
     json_option,
     print_json,
-    print_result,
     print_table,
     run,
     with_node,
-    with_store,
 )
 from service.files import write_new
 from signer.issuance.recovery import Recoveries, RecoveryWish
@@ -127,22 +123,3 @@ def show(recovery_id: str, config_file: str | None, as_json: bool) -> None:
 def list_command(state: str | None, config_file: str | None, as_json: bool) -> None:
     """List the latest recoveries, newest first."""
     _print(list(_do(config_file, lambda recoveries: recoveries.list_all(state))), as_json)
-
-
-@click.group()
-def kmc() -> None:
-    """Key management: the stores of encryption keys."""
-
-
-@kmc.command()
-@config_option
-@json_option
-def status(config_file: str | None, as_json: bool) -> None:
-    """Count the keys in each store: spare, in use, history."""
-
-    async def read() -> dict[str, int]:
-        async with with_store(config_file) as database, database.read() as connection:
-            return asdict(await escrow.counts(connection))
-
-    counts = run(read())
-    print_result(counts, as_json, lambda: "\n".join(f"{name:10}{count}" for name, count in counts.items()))

@@ -7,18 +7,19 @@ import getpass
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import orjson
-from rich.console import Console
-from rich.table import Table
 
 from core.errors import SettingsError
 from core.store.database import Database
 from service.logs import configure_logs
-from service.node import Node, find_passphrase, open_node, open_store
+from service.opening import find_passphrase, open_store
 from service.settings import Loaded, load
+
+if TYPE_CHECKING:
+    from service.node import Node
 
 T = TypeVar("T")
 
@@ -69,6 +70,8 @@ def with_store(config_file: str | None) -> AbstractAsyncContextManager[Database]
 
 def with_node(config_file: str | None) -> AbstractAsyncContextManager[Node]:
     """Every part, for commands that sign."""
+    from service.node import open_node  # most of the time that a command takes to start, and only some need it
+
     loaded = load_settings(config_file)
     return open_node(loaded, passphrase_for(loaded))
 
@@ -88,6 +91,9 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, emp
     if not rows:
         click.echo(empty)
         return
+    from rich.console import Console  # half as much again as what most commands take to start
+    from rich.table import Table
+
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
         table.add_row(*("" if cell is None else str(cell) for cell in row))

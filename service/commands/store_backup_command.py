@@ -13,7 +13,7 @@ from core.store.restored import Jump
 from service import recovery
 from service.backup import Backup, check_backup, make_backup
 from service.commands.shared import actor, config_option, json_option, load_settings, print_result, run
-from service.node import open_store
+from service.opening import open_store
 from service.recovery import Recovered
 
 _FOUND = 3

@@ -14,6 +14,7 @@ from core.store.database import Database, create_database, open_database, upgrad
 from core.store.settings import StoreSettings, StoreTarget
 from service.commands.shared import config_option, json_option, load_settings, print_result, run
 from service.commands.store_backup_command import backup, check_backup_command, restored_command
+from service.commands.store_years_command import partitions_command, retire, retired
 from service.settings import Loaded
 
 _FOUND = 3
@@ -30,7 +31,7 @@ def store() -> None:
     """The store: a file, or a PostgreSQL database."""
 
 
-for _command in (backup, check_backup_command, restored_command):
+for _command in (backup, check_backup_command, restored_command, partitions_command, retire, retired):
     store.add_command(_command)
 
 

@@ -1,0 +1,1 @@
+"""What an installation must be able to carry, computed from how many holders it has and from measured coefficients."""

@@ -163,7 +163,7 @@ class World:
                     partition=partition,
                     status_month=1,
                     status_index=self._index,
-                    certificate=b"",
+                    certificate=self.certificate,
                 )
                 await certificates.record(connection, new, at_ms=self.clock())
 

@@ -133,5 +133,5 @@ async def test_look_ups_use_the_index(url: str) -> None:
                 await connection.exec_driver_sql("SET LOCAL plan_cache_mode = force_generic_plan")
                 plan = "\n".join((await connection.exec_driver_sql(f"EXPLAIN EXECUTE look {arguments}")).scalars())
                 await connection.exec_driver_sql("DEALLOCATE look")
-            assert "uq_certificates_authority_id_serial" in plan, plan
+            assert "uq_certificate_serials_authority_id_serial" in plan, plan
             assert "Seq Scan on certificates" not in plan, plan

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,11 @@ def test_the_main_job(workers: Workers, bouncycastle: BouncyCastle) -> None:
     found = workers.installation.run("store", "check", "--json").json
     assert found["faults"] == []
     assert found["rows"]["certificates"] >= 5
+    ahead = re.compile(rb'^qianyan_store_partition_years_ahead(?:\{[^}]*worker="0"[^}]*\})? 3\.0$', re.MULTILINE)
+    until(lambda: ahead.search(workers.call("GET", "/metrics").body) is not None, "no room was made ahead")
+    years = workers.installation.run("store", "partitions", "--json").json["years"]
+    this_year = datetime.now(UTC).year
+    assert {this_year, this_year + 3} <= {one["year"] for one in years if one["attached"]}
 
 
 def test_a_store_moves_from_sqlite(tmp_path: Path, bouncycastle: BouncyCastle) -> None:

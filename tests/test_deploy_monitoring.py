@@ -186,6 +186,7 @@ HEALTHY = {
     f'qianyan_feed_position{{{JOB},worker="0"}}': "100+10x200",
     f'qianyan_feed_position{{{JOB},worker="1"}}': "98+10x200",
     f"qianyan_replica_lag_seconds{{{JOB}}}": "0x200",
+    f"qianyan_store_partition_years_ahead{{{JOB}}}": "3x200",
     f'qianyan_check_ok{{{JOB},check="store"}}': "1x200",
     f"qianyan_ocsp_probe_ok{{{JOB}}}": "1x200",
     f'qianyan_ocsp_requests_total{{{JOB},result="ok"}}': "0+1000x200",
@@ -242,6 +243,7 @@ TROUBLE: dict[str, tuple[dict[str, str], set[str]]] = {
     "set wrong": ({"qianyan_status_set_judged_wrong{": "1x200"}, {"QianyanStatusSetJudgedWrong"}),
     "feed stalled": ({"qianyan_feed_age_seconds{": "6x200"}, {"QianyanFeedStalled"}),
     "one behind": ({f'qianyan_feed_position{{{JOB},worker="1"}}': "98+9x200"}, {"QianyanFeedBehind"}),
+    "partitions": ({"qianyan_store_partition_years_ahead{": "0x200"}, {"QianyanPartitionsMissing"}),
     "replica": ({"qianyan_replica_lag_seconds{": "6x200"}, {"QianyanReplicaLag"}),
     "down": ({"up{": "0x200"}, {"QianyanDown"}),
     "absent": ({"up{": ""}, {"QianyanAbsent"}),
@@ -285,6 +287,11 @@ TROUBLE: dict[str, tuple[dict[str, str], set[str]]] = {
     "devices": ({"qianyan_hsm_in_service{": "0x200"}, {"QianyanHsmDeviceOut", "QianyanHsmAllOut"}),
     "device keys": ({"qianyan_hsm_refused_keys{": "1x200"}, {"QianyanHsmRefusesKeys"}),
     "device calls": ({"qianyan_hsm_abandoned_calls{": "1x200"}, {"QianyanHsmCallsLost"}),
+    "centre": ({f'qianyan_kmc_centre_open{{{JOB},centre="province"}}': "1x200"}, {"QianyanKmcCentreOut"}),
+    "ends": (
+        {f'qianyan_kmc_centre_keys{{{JOB},centre="province",state="ending"}}': "3x200"},
+        {"QianyanKmcKeysNotEnded"},
+    ),
     "audit": ({"qianyan_audit_uncovered_seconds{": "1000x200"}, {"QianyanAuditUncovered"}),
     "crl files": ({"qianyan_crl_files_failing{": "1x200"}, {"QianyanCrlFilesFail"}),
     "revocations slow": (

@@ -17,6 +17,7 @@ from core.store import holders as store
 from core.store import schema
 from signer.holders.claim import HolderClaim
 from signer.holders.register import HttpRegister, LimitedRegister
+from signer.holders.service import settle_all
 from signer.holders.settings import HolderSettings
 from signer.issuance.desk import Desk
 from signer.issuance.grounds import Ground
@@ -144,11 +145,11 @@ async def test_two_at_once_on_one_holder(place: tuple[Installation, Desk]) -> No
     assert admissions[0] is not None
     assert admissions[1] is not None
     async with world.database.write() as connection:
-        await admissions[0].settle(connection, at_ms=world.clock())
-    with pytest.raises(Conflict) as refusal:
-        async with world.database.write() as connection:
-            await admissions[1].settle(connection, at_ms=world.clock())
-    assert refusal.value.code == "holder_busy"
+        assert await settle_all(connection, [admissions[0]], at_ms=world.clock()) == [None]
+    async with world.database.write() as connection:
+        (late,) = await settle_all(connection, [admissions[1]], at_ms=world.clock())
+    assert late is not None
+    assert late.code == "holder_busy"
 
 
 async def test_a_key_is_one_holders(place: tuple[Installation, Desk]) -> None:

@@ -54,6 +54,7 @@ REQUESTS: dict[str, Request] = {
     "person": Request(subject_of(PERSON), extensions=[Extension(oids.IDENTIFY_CODE, False, EXPLICIT_ID)]),
     "person-sign": Request(subject_of(PERSON), extensions=[Extension(oids.INSURANCE_NUMBER, False, printable("1"))]),
     "device": Request(subject_of({"C": "CN", "O": "签验", "CN": "网关 01"})),
+    "ra-person": Request(subject_of(PERSON)),
     "server": Request(
         subject_of({"C": "CN", "CN": "sign.example.cn"}),
         extensions=[Extension.of(x509.SubjectAlternativeName([x509.DNSName("sign.example.cn")]))],
@@ -189,6 +190,7 @@ async def test_the_record_of_an_issuance(tmp_path: Path) -> None:
         rows = await audit_rows(world.database)
     grown = {name for name in before if isinstance(before[name], int) and after[name] != before[name]}
     recorded = {"certificates", "feed", "outbox", "escrowed_keys", "status_indexes", "certificate_events"}
+    recorded |= {"certificate_serials", "statistics_segments", "statistics_counts"}
     assert grown <= recorded | {"crl_points"}
     assert after["certificates"] == before["certificates"] + 2  # type: ignore[operator]
     assert after["feed"] == before["feed"] + 2  # type: ignore[operator]

@@ -35,7 +35,7 @@ PLAN = CertificatePlan(
     key_usage=frozenset({"digital_signature", "content_commitment"}),
     extended_key_usage=("1.3.6.1.5.5.7.3.2",),
     policies=("2.16.156.1.1",),
-    urls=Urls("http://a.cn/crl/issuing/0.crl", "http://a.cn/ocsp", "http://a.cn/ca/issuing.cer"),
+    urls=Urls("http://a.cn/crl/issuing/0.crl", "http://a.cn/ocsp", "http://a.cn/ca/issuing.cer", delta=True),
     status=StatusIndex(oids.STATUS_INDEX_DEFAULT, 2027 * 12 + 10, 7),
     more=(Extension(oids.TAXATION_NUMBER, False, der.tlv(0x13, b"1")),),
 )
@@ -55,6 +55,7 @@ CHANGES: dict[str, dict[str, object]] = {
     "policies": {"policies": ()},
     "CRL": {"urls": replace(PLAN.urls, crl="http://a.cn/crl/issuing/1.crl")},
     "no CRL": {"urls": replace(PLAN.urls, crl=None)},
+    "no delta CRL": {"urls": replace(PLAN.urls, delta=False)},
     "OCSP": {"urls": replace(PLAN.urls, ocsp="http://b.cn/ocsp")},
     "issuer's address": {"urls": replace(PLAN.urls, issuer=None)},
     "status index": {"status": StatusIndex(oids.STATUS_INDEX_DEFAULT, 2027 * 12 + 10, 8)},

@@ -49,6 +49,16 @@ def test_a_long_message() -> None:
     assert native.sm3(data) == openssl(data)
 
 
+@pytest.mark.parametrize("blocks", [31, 32, 33, 40, 47, 48, 64, 100])
+def test_messages_of_many_blocks(blocks: int) -> None:
+    for length in (64 * blocks - 9, 64 * blocks, 64 * blocks + 1, 64 * blocks + 55, 64 * blocks + 56):
+        data = pattern(length)
+        assert native.sm3(data) == openssl(data), length
+        state = native.SM3(data[:70])
+        state.update(data[70:])
+        assert state.digest() == openssl(data), length
+
+
 def test_any_buffer() -> None:
     data = pattern(100)
     for view in (bytearray(data), memoryview(data), memoryview(b"x" + data + b"x")[1:-1]):

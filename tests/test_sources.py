@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ["core", "signer", "status", "crl", "service", "loadtest", "qianyan_status"]
+PACKAGES = ["core", "signer", "status", "crl", "service", "loadtest", "qianyan_status", "qianyan_ra"]
 
 
 def run(*command: str) -> None:

@@ -47,7 +47,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_carries_every_package_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names if not name.split("/")[0].endswith(".dist-info")}
-    assert tops == {"core", "signer", "status", "crl", "service", "loadtest", "qianyan_status"}
+    assert tops == {"core", "signer", "status", "crl", "service", "loadtest", "qianyan_status", "qianyan_ra"}
     modules = {str(path.relative_to(ROOT)) for top in tops for path in (ROOT / top).rglob("*.py")}
     assert modules - set(names) == set(), "setup.py does not list the package of these"
     assert any(name.startswith("signer/_native/sm2") and name.endswith(".so") for name in names)

@@ -56,9 +56,9 @@ def fill(path: Path, count: int, extra: int) -> list[int]:
     connection.executescript("PRAGMA synchronous=OFF; PRAGMA journal_mode=WAL; PRAGMA cache_size=-400000; BEGIN;")
     names = (
         "id, authority_id, serial, usage, profile, subject, public_key, not_before_ms, not_after_ms, partition,"
-        " status_month, status_index, certificate, issued_at_ms, state, revoked_at_ms, reason, changed_seq"
+        " status_month, status_index, certificate, issued_at_ms, state, revoked_at_ms, reason"
     )
-    statement = f"INSERT INTO certificates ({names}) VALUES ({','.join('?' * 18)})"
+    statement = f"INSERT INTO certificates ({names}) VALUES ({','.join('?' * 17)})"
     good = []
     blob = os.urandom(900)
 
@@ -71,9 +71,12 @@ def fill(path: Path, count: int, extra: int) -> list[int]:
         state = ("revoked", at_ms, 4) if listed else ("good", None, None)
         ends_ms = NOON_MS + 300 * DAY_MS
         fixed = ("issuing", serial_to_bytes(serial), "sign", "person", b"", b"", NOON_MS, ends_ms, 0, 1, number)
-        return (number + 1, *fixed, blob, NOON_MS, *state, 0)
+        return (number + 1, *fixed, blob, NOON_MS, *state)
 
     connection.executemany(statement, (row(number) for number in range(count + extra)))
+    connection.execute(
+        "INSERT INTO certificate_serials SELECT id, authority_id, serial, status_month FROM certificates"
+    )
     head = connection.execute("SELECT value FROM counters WHERE name = 'feed'").fetchone()[0]
     connection.execute(
         "INSERT INTO feed (seq, kind, authority_id, serial, at_ms) SELECT ? + id, 'revoked', 'issuing', serial,"

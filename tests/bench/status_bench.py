@@ -40,8 +40,8 @@ _REVOKED_PART = 20
 _COLUMNS = [
     *("id", "authority_id", "serial", "usage", "profile", "subject", "public_key", "not_before_ms", "not_after_ms"),
     *("partition", "status_month", "status_index", "certificate", "issued_at_ms", "state", "revoked_at_ms", "reason"),
-    "changed_seq",
 ]
+_IDENTITY = ["id", "authority_id", "serial", "status_month"]
 _FEED = ["seq", "kind", "authority_id", "serial", "at_ms"]
 
 
@@ -71,8 +71,12 @@ class Filling:
                 *(self.first_id + place, "issuing", serial_of(number), "sign", "person", subject, key),
                 *(self.now_ms, ends_ms, 0, self.month(number % _MONTHS), 1_000_000 + number, body, self.now_ms),
                 *(("revoked", self.now_ms, 1) if revoked else ("good", None, None)),
-                self.first_seq + place,
             )
+
+    def identities(self) -> Iterator[tuple[Any, ...]]:
+        """What each of them is known by."""
+        for place, number in enumerate(range(self.first, self.end)):
+            yield self.first_id + place, "issuing", serial_of(number), self.month(number % _MONTHS)
 
     def feed(self) -> Iterator[tuple[Any, ...]]:
         """An entry for each."""
@@ -94,12 +98,13 @@ def fill_sqlite(path: Path, first: int, end: int) -> None:
     with sqlite3.connect(path) as store:
         for pragma in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -262144"):  # nothing to lose here
             store.execute(f"PRAGMA {pragma}")
-        (first_id,) = store.execute("SELECT max(id) + 1 FROM certificates").fetchone()
+        (first_id,) = store.execute("SELECT max(id) + 1 FROM certificate_serials").fetchone()
         (now_ms,) = store.execute("SELECT value FROM counters WHERE name = 'last_time_ms'").fetchone()
         (seq,) = store.execute("SELECT value + 1 FROM counters WHERE name = 'feed'").fetchone()
         filling = Filling(first, end, first_id, seq, now_ms)
         marks = ", ".join("?" * len(_COLUMNS))
         store.executemany(f"INSERT INTO certificates ({', '.join(_COLUMNS)}) VALUES ({marks})", filling.certificates())
+        store.executemany("INSERT INTO certificate_serials VALUES (?, ?, ?, ?)", filling.identities())
         store.executemany(f"INSERT INTO feed ({', '.join(_FEED)}) VALUES (?, ?, ?, ?, ?)", filling.feed())
         store.execute("UPDATE counters SET value = ? WHERE name = 'feed'", (filling.last_seq,))
         for month in filling.months():
@@ -111,15 +116,21 @@ def fill_sqlite(path: Path, first: int, end: int) -> None:
 async def fill_postgres(server: Server, first: int, end: int) -> None:
     """Writes them by COPY."""
     store = await asyncpg.connect(host=str(server.directory), port=server.port, user="qianyan", database="postgres")
-    first_id = await store.fetchval("SELECT max(id) + 1 FROM certificates")
+    first_id = await store.fetchval("SELECT max(id) + 1 FROM certificate_serials")
     now_ms = await store.fetchval("SELECT value FROM counters WHERE name = 'last_time_ms'")
     seq = await store.fetchval("SELECT value + 1 FROM counters WHERE name = 'feed'")
     filling = Filling(first, end, first_id, seq, now_ms)
+    for year in sorted({month // 12 for month in filling.months()}):
+        bounds = f"FROM ({year * 12}) TO ({year * 12 + 12})"
+        await store.execute(
+            f"CREATE TABLE IF NOT EXISTS certificates_{year} PARTITION OF certificates FOR VALUES {bounds}"
+        )
     async with store.transaction():
+        await store.copy_records_to_table("certificate_serials", records=filling.identities(), columns=_IDENTITY)
         await store.copy_records_to_table("certificates", records=filling.certificates(), columns=_COLUMNS)
         await store.copy_records_to_table("feed", records=filling.feed(), columns=_FEED)
         await store.execute("UPDATE counters SET value = $1 WHERE name = 'feed'", filling.last_seq)
-        await store.execute("SELECT setval(pg_get_serial_sequence('certificates', 'id'), $1)", first_id + end - first)
+        await store.execute("SELECT setval('certificate_serials_id_seq', $1)", first_id + end - first)
         for month in filling.months():
             await store.execute(
                 "INSERT INTO status_indexes VALUES ('issuing', $1, $2, 0) "

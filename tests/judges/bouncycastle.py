@@ -479,3 +479,19 @@ class BouncyCastle:
         """EnvelopedData for the certificates' keys; `cipher` names SM4-CBC otherwise."""
         recipients = [("certificate", der) for der in certificates]
         return self.ask("cms-envelope", ("content", content), ("cipher", cipher), *recipients).octets("message")
+
+    # ---- CA-KM messages
+
+    def ask_centre(
+        self, private: bytes, certificate: bytes, *, task: int, number: int, recipient: bytes, kind: str = "apply"
+    ) -> bytes:
+        """A CARequest (GM/T 0014) of the authority with that key and certificate; kind: apply, restore or revoke."""
+        arguments = (("private", private), ("certificate", certificate), ("task", str(task)), ("kind", kind))
+        return self.ask("km-ask", *arguments, ("number", f"{number:x}"), ("recipient", recipient)).octets("message")
+
+    def open_centre_answer(self, message: bytes, certificate: bytes, private: bytes) -> Answer:
+        """A KMRespond with one answer, its signatures checked: task, kind (the choice's tag), number (hexadecimal).
+
+        Of a returned key also private and public, opened with the user's key and found to belong together.
+        """
+        return self.ask("km-open", ("message", message), ("certificate", certificate), ("private", private))

@@ -75,19 +75,22 @@ def _fill(path: Path, plan: Plan, chance: random.Random) -> list[int]:
     serials = [chance.getrandbits(126) | 1 << 126 for _ in range(wanted * 2)]
     names = (
         "id, authority_id, serial, usage, profile, subject, public_key, not_before_ms, not_after_ms, partition,"
-        " status_month, status_index, certificate, issued_at_ms, state, changed_seq"
+        " status_month, status_index, certificate, issued_at_ms, state"
     )
     connection = sqlite3.connect(path)
     with connection:
         connection.executemany(
-            f"INSERT INTO certificates ({names}) VALUES ({','.join('?' * 16)})",
+            f"INSERT INTO certificates ({names}) VALUES ({','.join('?' * 15)})",
             (
                 (number, "issuing", serial_to_bytes(serial), "sign", "person", b"", b"", NOON_MS,
                  NOON_MS + chance.randint(20, 700) * DAY_MS, serial % plan.partitions, 1, number, b"", NOON_MS,
-                 "good", 0)
+                 "good")
                 for number, serial in enumerate(serials, 1)
             ),
         )  # fmt: skip
+        connection.execute(
+            "INSERT INTO certificate_serials SELECT id, authority_id, serial, status_month FROM certificates"
+        )
     connection.close()
     chance.shuffle(serials)
     return serials

@@ -263,6 +263,8 @@ public final class Judge {
         c.put("cms-make", Judge::cmsMake);
         c.put("cms-open", Judge::cmsOpen);
         c.put("cms-envelope", Judge::cmsEnvelope);
+        c.put("km-ask", Judge::kmAsk);
+        c.put("km-open", Judge::kmOpen);
         return c;
     }
 
@@ -985,5 +987,108 @@ public final class Judge {
         DERSequence enveloped = new DERSequence(new ASN1Encodable[] {new ASN1Integer(1), new org.bouncycastle.asn1.DERSet(infos), sealed});
         out.bytes("message", new org.bouncycastle.asn1.cms.ContentInfo(
             new ASN1ObjectIdentifier(GM_CMS + "3"), enveloped).getEncoded(ASN1Encoding.DER));
+    }
+
+    // ---- CA-KM messages (GM/T 0014) ---------------------------------------------------------------
+
+    private static final String SM2_WITH_SM3 = "1.2.156.10197.1.501";
+
+    private static AlgorithmIdentifier bare(String oid) {
+        return new AlgorithmIdentifier(new ASN1ObjectIdentifier(oid));
+    }
+
+    private static DERSequence sequence(ASN1Encodable... parts) {
+        return new DERSequence(parts);
+    }
+
+    private static byte[] sm3(byte[] data) throws Exception {
+        return MessageDigest.getInstance("SM3", "BC").digest(data);
+    }
+
+    private static boolean signed(byte[] publicKey, byte[] message, byte[] signature) throws Exception {
+        SM2Signer signer = new SM2Signer();
+        CipherParameters key = new ECPublicKeyParameters(point(publicKey), DOMAIN);
+        signer.init(false, new ParametersWithID(key, DEFAULT_ID));
+        signer.update(message, 0, message.length);
+        return signer.verifySignature(signature);
+    }
+
+    /** private and certificate of the authority, task, number (hexadecimal), recipient; kind: apply, restore, revoke. */
+    private static void kmAsk(Request in, Answer out) throws Exception {
+        X509CertificateHolder authority = in.certificate("certificate");
+        ASN1Integer number = new ASN1Integer(new BigInteger(in.text("number", ""), 16));
+        AlgorithmIdentifier key = new AlgorithmIdentifier(
+            new ASN1ObjectIdentifier("1.2.840.10045.2.1"), new ASN1ObjectIdentifier("1.2.156.10197.1.301"));
+        ASN1Encodable user = new org.bouncycastle.asn1.x509.SubjectPublicKeyInfo(key, in.one("recipient"));
+        AlgorithmIdentifier asymmetric = bare("1.2.156.10197.1.301.3");
+        AlgorithmIdentifier symmetric = bare("1.2.156.10197.1.104.1");
+        AlgorithmIdentifier digest = bare("1.2.156.10197.1.401");
+        Date now = new Date();
+        String kind = in.text("kind", "apply");
+        ASN1Encodable request;
+        if (kind.equals("apply"))
+            request = new org.bouncycastle.asn1.DERTaggedObject(false, 0, sequence(key, new ASN1Integer(256), asymmetric,
+                symmetric, digest, sequence(number, user, new org.bouncycastle.asn1.DERGeneralizedTime(now),
+                new org.bouncycastle.asn1.DERGeneralizedTime(new Date(now.getTime() + 86_400_000L * 365)))));
+        else if (kind.equals("restore"))
+            request = new org.bouncycastle.asn1.DERTaggedObject(
+                false, 1, sequence(asymmetric, symmetric, digest, number, user));
+        else
+            request = new org.bouncycastle.asn1.DERTaggedObject(false, 2, sequence(number));
+        ASN1Encodable name = sequence(digest,
+            new org.bouncycastle.asn1.x509.GeneralName(authority.getSubject()),
+            new DEROctetString(sm3(keyBits(authority))), new ASN1Integer(authority.getSerialNumber()));
+        DERSequence body = sequence(new ASN1Integer(1), name, sequence(request),
+            new org.bouncycastle.asn1.DERGeneralizedTime(now), new ASN1Integer(new BigInteger(in.text("task", "1"))));
+        SM2Signer signer = new SM2Signer();
+        CipherParameters secret = new ECPrivateKeyParameters(scalar(in.one("private")), DOMAIN);
+        signer.init(true, new ParametersWithID(new ParametersWithRandom(secret, RANDOM), DEFAULT_ID));
+        byte[] encoded = body.getEncoded(ASN1Encoding.DER);
+        signer.update(encoded, 0, encoded.length);
+        out.bytes("message", sequence(body, bare(SM2_WITH_SM3), new DEROctetString(signer.generateSignature()))
+            .getEncoded(ASN1Encoding.DER));
+    }
+
+    /** message, certificate of the centre, private key of the user: the one key that was returned, all signatures checked. */
+    private static void kmOpen(Request in, Answer out) throws Exception {
+        ASN1Sequence whole = ASN1Sequence.getInstance(strict(in.one("message")));
+        byte[] centre = keyBits(in.certificate("certificate"));
+        byte[] body = whole.getObjectAt(0).toASN1Primitive().getEncoded(ASN1Encoding.DER);
+        if (!AlgorithmIdentifier.getInstance(whole.getObjectAt(1)).getAlgorithm().getId().equals(SM2_WITH_SM3))
+            throw new Refused("not signed by SM2 with SM3");
+        if (!signed(centre, body, ASN1OctetString.getInstance(whole.getObjectAt(2)).getOctets()))
+            throw new Refused("the centre's signature does not verify");
+        ASN1Sequence parts = ASN1Sequence.getInstance(whole.getObjectAt(0));
+        ASN1Sequence answers = ASN1Sequence.getInstance(parts.getObjectAt(2));
+        out.text("task", ASN1Integer.getInstance(parts.getObjectAt(4)).getValue().toString());
+        org.bouncycastle.asn1.ASN1TaggedObject first =
+            org.bouncycastle.asn1.ASN1TaggedObject.getInstance(answers.getObjectAt(0));
+        ASN1Sequence answer = ASN1Sequence.getInstance(first, false);
+        out.text("kind", Integer.toString(first.getTagNo()));
+        out.text("number", ASN1Integer.getInstance(answer.getObjectAt(0)).getValue().toString(16));
+        if (first.getTagNo() > 1) return;
+        byte[] enclosed = org.bouncycastle.asn1.x509.SubjectPublicKeyInfo.getInstance(answer.getObjectAt(1))
+            .getPublicKeyData().getBytes();
+        ASN1Sequence sealed = ASN1Sequence.getInstance(answer.getObjectAt(2));
+        ASN1Sequence recipient = ASN1Sequence.getInstance(
+            org.bouncycastle.asn1.ASN1Set.getInstance(sealed.getObjectAt(1)).getObjectAt(0));
+        byte[] key = decrypt(scalar(in.one("private")),
+            rawCipher(ASN1Sequence.getInstance(strict(ASN1OctetString.getInstance(recipient.getObjectAt(3)).getOctets()))));
+        org.bouncycastle.asn1.cms.EncryptedContentInfo content =
+            org.bouncycastle.asn1.cms.EncryptedContentInfo.getInstance(sealed.getObjectAt(3));
+        byte[] cipher = content.getEncryptedContent().getOctets();
+        SM4Engine sm4 = new SM4Engine();
+        sm4.init(false, new KeyParameter(key));
+        byte[] opened = new byte[32];
+        if (cipher.length != 32) throw new Refused("a private key of " + cipher.length + " bytes");
+        sm4.processBlock(cipher, 0, opened, 0);
+        sm4.processBlock(cipher, 16, opened, 16);
+        ASN1Sequence signer = ASN1Sequence.getInstance(org.bouncycastle.asn1.ASN1Set.getInstance(
+            sealed.getObjectAt(sealed.size() - 1)).getObjectAt(0));
+        if (!signed(centre, opened, ASN1OctetString.getInstance(signer.getObjectAt(signer.size() - 1)).getOctets()))
+            throw new Refused("the signature over the key does not verify");
+        if (!Arrays.equals(publicOf(opened), point(enclosed).getEncoded(false)))
+            throw new Refused("the private key does not belong to the returned public key");
+        out.bytes("private", opened).bytes("public", enclosed);
     }
 }

@@ -1,0 +1,137 @@
+"""Signed requests on PostgreSQL, where writers run side by side: one wins, the other is told, none slips through."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest_asyncio
+from sqlalchemy import event
+
+from core.errors import QianyanError
+from core.model import RevocationReason
+from core.store import audit
+from signer.registration.service import Answered
+from tests.holder_world import desk_on
+from tests.issuance_support import audit_rows
+from tests.registration_world import (
+    ACTOR,
+    World,
+    content_of,
+    holder,
+    issue_payload,
+    message,
+    office_on,
+    registration_in,
+)
+from tests.store_world import new_store
+
+
+@pytest_asyncio.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    database = await new_store(tmp_path, "postgres")
+    async with registration_in(tmp_path, database=database) as made:
+        yield made
+
+
+async def test_races(world: World) -> None:
+    """Two processes and the same request, two approvers and one request, two requests and one holder."""
+    other = office_on(world.installation, desk_on(world.installation))
+    encoded = message(content_of("issue", issue_payload()), [world.operator, world.approver])
+    answers = await asyncio.gather(
+        *(office.requests.submit(encoded, source="") for office in (world.office, other, world.office, other))
+    )
+    assert {json.dumps(one.members["result"]) for one in answers} == {json.dumps(answers[0].members["result"])}
+    for kind in ("issue", "suspend"):
+        serial = answers[0].members["result"]["certificates"][0]["serial"]
+        content = content_of(kind, issue_payload() if kind == "issue" else {"serial": serial})
+        await world.submit(content, world.operator)
+        named = ("gz", json.loads(content)["request_id"])
+        results = await asyncio.gather(
+            world.office.requests.approve(*named, message(content, [world.approver]), source=""),
+            other.requests.approve(*named, message(content, [world.people["chen"]]), source=""),
+            return_exceptions=True,
+        )
+        assert [isinstance(one, Answered) for one in results].count(True) == 1, results
+        (told,) = [one for one in results if isinstance(one, QianyanError)]
+        assert told.code == "request_decided"
+    who = holder()
+    twins = [content_of("issue", {**issue_payload(), "holder": who}) for _ in range(2)]
+    sent = [message(content, [world.operator, world.approver]) for content in twins]
+    results = await asyncio.gather(
+        world.office.requests.submit(sent[0], source=""),
+        other.requests.submit(sent[1], source=""),
+        return_exceptions=True,
+    )
+    assert {one.code for one in results if isinstance(one, QianyanError)} <= {"holder_busy"}
+    async with world.installation.database.read() as connection:
+        assert (await audit.verify(connection)).broken_at is None
+
+
+async def test_a_withdrawal_against_requests(world: World) -> None:
+    """What commits after the withdrawal was refused, in every process and on the record."""
+    other = office_on(world.installation, desk_on(world.installation))
+    offices = [world.office, other]
+    sent = [message(content_of("issue", issue_payload()), [world.operator, world.approver]) for _ in range(24)]
+    for office in offices:  # both know the authority as it was
+        await office.requests.submit(sent.pop(), source="")
+    calls = [offices[at % 2].requests.submit(one, source="") for at, one in enumerate(sent)]
+    first = [asyncio.ensure_future(call) for call in calls[:12]]
+    await asyncio.sleep(0)
+    withdrawing = asyncio.ensure_future(other.administration.withdraw("gz", actor=ACTOR))
+    later = [asyncio.ensure_future(call) for call in calls[12:]]
+    results = await asyncio.gather(*first, *later, return_exceptions=True)
+    await withdrawing
+    refused = {one.code for one in results if isinstance(one, QianyanError)}
+    assert refused <= {"ra_withdrawn", "certificate_revoked", "person_withdrawn"}, refused
+    done = [one for one in results if isinstance(one, Answered)]
+    assert len(done) + len([one for one in results if isinstance(one, QianyanError)]) == len(sent)
+    rows = [row[0] for row in await audit_rows(world.installation.database)]
+    assert "request.done" not in rows[rows.index("ra.withdraw") :]
+    assert rows.count("request.done") == len(done) + 2
+
+
+async def test_how_much_a_signed_request_asks_of_the_store(world: World) -> None:
+    """Requests that wait together share their transaction, the look at the authority and at its people."""
+    count = 0
+
+    def counting(*_: object) -> None:
+        nonlocal count
+        count += 1
+
+    engine = world.installation.database._engine.sync_engine
+    sent = [message(content_of("issue", issue_payload()), [world.operator, world.approver]) for _ in range(17)]
+    await world.office.requests.submit(sent.pop(), source="")
+    event.listen(engine, "before_cursor_execute", counting)
+    try:
+        await asyncio.gather(*(world.office.requests.submit(one, source="") for one in sent))
+    finally:
+        event.remove(engine, "before_cursor_execute", counting)
+    assert count / len(sent) < 6
+
+
+async def test_a_revocation_against_requests(world: World) -> None:
+    """A revocation of the operator's certificate by other means waits for what was judged before, and ends it then."""
+    (serial,) = [
+        one.serial
+        for view in await world.office.administration.people("gz")
+        for one in view.certificates
+        if view.record.id == "li"
+    ]
+    sent = [message(content_of("issue", issue_payload()), [world.operator, world.approver]) for _ in range(12)]
+    other = office_on(world.installation, desk_on(world.installation))
+    calls = [
+        office.requests.submit(one, source="") for office, one in zip([world.office, other] * 6, sent, strict=True)
+    ]
+    results = await asyncio.gather(
+        *calls[:6],
+        world.desk.issuer.revoke(serial, RevocationReason.KEY_COMPROMISE, actor=ACTOR),
+        *calls[6:],
+        return_exceptions=True,
+    )
+    assert {one.code for one in results if isinstance(one, QianyanError)} <= {"certificate_revoked"}
+    rows = await audit_rows(world.installation.database)
+    ended = next(at for at, row in enumerate(rows) if row[0] == "certificate.revoke")
+    assert "request.done" not in [row[0] for row in rows[ended:]]

@@ -10,20 +10,22 @@ PRIVATE_PORT ?= 8443
 DIR          ?= var
 SOAK_SECONDS ?= 30
 SOAK_ROUNDS  ?= 5
+LOAD_SECONDS ?= 120
 
-NATIVE := $(shell find signer/_native service/wire status signer/engine/sdf qianyan_status crl -name '*.c' ! -name '*_cy.c' -o -name '*.h' -o -name "*.pyx" -o -name "*.pxi" -o -name "*.pxd" -o -name build.py -o -path crl/extensions.py)
+NATIVE := $(shell find signer/_native signer/issuance service/wire status signer/engine/sdf qianyan_status crl loadtest -name '*.c' ! -name '*_cy.c' -o -name '*.h' -o -name "*.pyx" -o -name "*.pxi" -o -name "*.pxd" -o -name build.py -o -path crl/extensions.py)
 
 BUILD_PACKAGES := gcc libc6-dev libldap2-dev libsasl2-dev
 TEST_PACKAGES  := openssl default-jdk-headless libbcprov-java libbcpkix-java libbcutil-java valgrind binutils clang \
   libclang-rt-14-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user postgresql redis-server slapd ldap-utils nginx-light wrk \
   poppler-utils fonts-dejavu-core fonts-droid-fallback \
   chromium prometheus haproxy docker-compose systemd
+LOAD_PACKAGES  := postgresql redis-server slapd ldap-utils
 
-.PHONY: help run test lint bench dudect soak fuzz lock clean simulate
+.PHONY: help run test lint bench dudect soak fuzz lock clean simulate load load-smoke bench-save bench-compare bench-counted
 .DELETE_ON_ERROR:
 
 help: ## what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 run: $(VENV)/.built ## build, make a demonstration authority under ./var, start, walk the main job, keep serving
 	@$(BIN)/qianyan demo --dir $(DIR) --public-port $(PUBLIC_PORT) --private-port $(PRIVATE_PORT)
@@ -44,10 +46,36 @@ bench: $(VENV)/.built-dev ## native core (each backend) beside tongsuopy, gmssl 
 	$(BIN)/python tests/bench/verify_bench.py
 	$(BIN)/python tests/bench/hsm_bench.py
 	$(BIN)/python -m tests.bench.store_bench
+	$(BIN)/python -m tests.bench.issuance_bench
+	$(BIN)/python -m tests.bench.registration_bench
+	$(BIN)/python -m tests.bench.statistics_bench
 	$(BIN)/python -m tests.bench.directory_bench
 	taskset -c 0 $(BIN)/python tests/bench/set_bench.py
 	taskset -c 0 $(BIN)/python tests/bench/crl_bench.py
 	$(BIN)/python -m tests.bench.status_bench
+
+load: $(VENV)/.built-dev ## PostgreSQL, Redis, slapd and the service under the standard mix: a report in ./var/load (LOAD_ARGS)
+	@tools/apt-need.sh "what is loaded" $(LOAD_PACKAGES)
+	$(BIN)/python -m tests.load_world --duration $(LOAD_SECONDS) --out var/load $(LOAD_ARGS)
+
+load-smoke: $(VENV)/.built-dev ## the same for some seconds, judged: part of `make test`
+	@tools/apt-need.sh "what is loaded" $(LOAD_PACKAGES)
+	$(BIN)/python -m pytest -q -n0 tests/test_load_running.py -k smoke
+
+SUITE = $(BIN)/python -m pytest -n0 -q -o python_files='bench_*.py' tests/bench/suite --benchmark-quiet \
+  --benchmark-json=var/bench-suite.json
+
+bench-save: $(VENV)/.built-dev ## the suites of tests/bench/suite; what they measure becomes the baseline
+	@mkdir -p var
+	$(SUITE) && $(BIN)/python -m tests.bench.compare var/bench-suite.json --write
+
+bench-compare: $(VENV)/.built-dev ## the same suites beside the baseline: what is slower by a fifth is marked, nothing fails
+	@mkdir -p var
+	$(SUITE) && $(BIN)/python -m tests.bench.compare var/bench-suite.json
+
+bench-counted: $(VENV)/.built-dev ## instructions of a few operations, counted, beside their limits in the tree
+	@tools/apt-need.sh "the counter" valgrind
+	$(BIN)/python -m tests.bench.counted
 
 simulate: $(VENV)/.built-dev ## a year of revocations for 1,000,000 holders: the longest delay to each CRL channel
 	$(BIN)/python tests/simulate/year.py
@@ -71,7 +99,7 @@ lock: $(VENV)/.built-dev ## resolve requirements/*.lock anew
 
 clean: ## remove what was built; ./var stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find signer/_native service/wire status signer/engine/sdf qianyan_status -name '*.so' -delete
+	find signer/_native signer/issuance service/wire status signer/engine/sdf qianyan_status loadtest -name '*.so' -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A virtual environment that pip and the compiler work in; Debian keeps venv and the headers in packages of their own.

@@ -174,7 +174,7 @@ def test_ready_when_started(installation: Installation) -> None:
     with Service(installation) as service:
         answer = service.get("/readyz")
         assert answer.status == 200, answer.body
-        assert set(answer.json["checks"]) == {"store", "clock", "authorities", "ocsp_signer", "crl"}
+        assert set(answer.json["checks"]) == {"store", "clock", "authorities", "ocsp_signer", "crl", "status_set"}
         assert service.get("/healthz").status == 200
         metrics = service.call("GET", "/metrics")
         assert metrics.status == 200

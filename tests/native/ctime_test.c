@@ -147,7 +147,7 @@ static void check_agreement(void)
 static void check_hash(const sm2_backend *backend)
 {
     uint8_t message[300], many_blocks[20 * 64], out[32 * 45];
-    uint32_t state[8] = {0};
+    uint32_t chain[8] = {0};
     const uint8_t *messages[45];
     size_t length[45];
 
@@ -156,7 +156,7 @@ static void check_hash(const sm2_backend *backend)
     sm3_hash(out, message, sizeof message);
     memset(many_blocks, 7, sizeof many_blocks);
     VALGRIND_MAKE_MEM_UNDEFINED(many_blocks, sizeof many_blocks);
-    backend->sm3_blocks(state, many_blocks, 20);
+    backend->sm3_blocks(chain, many_blocks, 20);
     for (size_t i = 0; i < 45; i++) { /* all as long as each other, then each as long as it likes */
         messages[i] = message + i;
         length[i] = 64;

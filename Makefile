@@ -80,7 +80,8 @@ bench-counted: $(VENV)/.built-dev ## instructions of a few operations, counted, 
 simulate: $(VENV)/.built-dev ## a year of revocations for 1,000,000 holders: the longest delay to each CRL channel
 	$(BIN)/python tests/simulate/year.py
 
-dudect: $(VENV)/.built-dev ## constant time by measurement: a minute for each operation on each backend
+dudect: $(VENV)/.built-dev ## constant time: by every compiler and level under valgrind, and by measurement, a minute an operation
+	QIANYAN_NATIVE_ALL=1 $(BIN)/python -m pytest -q -n0 tests/native/test_ctime.py tests/native/test_c_core.py
 	QIANYAN_DUDECT_SECONDS=60 $(BIN)/python -m pytest -q -s -n0 tests/native/test_dudect.py
 
 soak: $(VENV)/.built-dev ## every fault under load, SOAK_SECONDS each, SOAK_ROUNDS times: no answer may be wrong

@@ -1,6 +1,7 @@
 """Compile the C core with C test programs, as the C tests need it."""
 
 import functools
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,6 +10,12 @@ HERE = Path(__file__).resolve().parent
 CORE = HERE.parent.parent / "signer" / "_native" / "csrc"
 STRICT = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Werror"]
 COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
+#: Each compiler and each level once; every compiler at every level with QIANYAN_NATIVE_ALL (`make dudect`).
+BUILDS = (
+    [(compiler, level) for compiler in COMPILERS for level in ("-O1", "-O2", "-O3")]
+    if "QIANYAN_NATIVE_ALL" in os.environ
+    else [(compiler, level) for compiler, level in (("gcc", "-O3"), ("clang", "-O1")) if compiler in COMPILERS]
+)
 
 
 def core_sources() -> list[str]:

@@ -11,16 +11,15 @@ import pytest
 
 from signer._native import cpu
 
-from .compiling import COMPILERS, HERE, compile_objects, compile_program, core_sources, need, run
+from .compiling import BUILDS, HERE, compile_objects, compile_program, core_sources, need, run
 
 FOUND = re.compile(r"depends on uninitialised|Use of uninitialised")
-OPTIMISATIONS = ["-O1", "-O3"]
 SIMULATED = "simulated-ifma"
 BACKENDS = [*(name for name in cpu.backends() if name != "x86-64-ifma"), SIMULATED]
 MEMCHECK = ["--quiet", "--error-exitcode=9", "--track-origins=no"]
 
 
-@pytest.fixture(scope="module", params=[(c, o) for c in COMPILERS for o in OPTIMISATIONS], ids="".join)
+@pytest.fixture(scope="module", params=BUILDS, ids="".join)
 def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     compiler, optimisation = request.param
     out = tmp_path_factory.mktemp("ctime") / "ctime_test"
@@ -50,8 +49,7 @@ def divisions(objects: list[Path]) -> list[str]:
     return re.findall(r"^\s*[0-9a-f]+:\s+(i?div[blqw]?|[us]div|fdiv|v?div[ps][sd])\s", listing, re.MULTILINE)
 
 
-@pytest.mark.parametrize("compiler", COMPILERS)
-@pytest.mark.parametrize("optimisation", OPTIMISATIONS)
+@pytest.mark.parametrize(("compiler", "optimisation"), BUILDS)
 def test_nothing_divides(tmp_path: Path, compiler: str, optimisation: str) -> None:
     assert divisions(compile_objects(tmp_path, compiler, optimisation, "-fPIC")) == []
 

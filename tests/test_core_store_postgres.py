@@ -6,13 +6,14 @@ import asyncio
 from typing import Any
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import TextClause, event, text
 
 from core.audit import AuditEvent
 from core.errors import Conflict, Unavailable
 from core.model import RevocationReason
 from core.store import audit, certificates, feed
 from core.store.database import Database
+from core.store.postgres import be_patient
 from core.store.settings import StoreSettings
 from tests import postgres
 from tests.postgres_world import (
@@ -47,6 +48,25 @@ async def test_eight_writers_leave_no_gap(url: str) -> None:
         assert await check_whole(one) == confirmed
         assert {entry.serial for entry in seen} == confirmed
         assert [entry.seq for entry in seen] == list(range(2, len(seen) + 2))
+
+
+async def run(database: Database, *statements: TextClause) -> None:
+    """One transaction."""
+    async with database.write() as connection:
+        for statement in statements:
+            await connection.execute(statement)
+
+
+async def test_a_transaction_may_take_its_time_and_the_next_one_may_not(url: str) -> None:
+    """Neither the server's limit nor ours ends a statement that goes over every row; both are back afterwards."""
+    sleep = text("SELECT pg_sleep(1.5)")  # ours is a second more than the server's
+    async with opened(url, StoreSettings(statement_timeout_s=0.1, pool_size=2)) as database:
+        async with database.write() as connection:
+            await be_patient(connection)
+            await connection.execute(sleep)
+        for first in ("SELECT 1", "SET LOCAL statement_timeout = 0"):
+            with pytest.raises(Unavailable):
+                await run(database, text(first), sleep)
 
 
 async def test_two_that_stand_in_each_others_way_are_told_to_come_again(url: str) -> None:

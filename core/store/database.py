@@ -212,7 +212,7 @@ async def _migrate(connection: AsyncConnection) -> None:
     """Brings the schema to this code's revision in the caller's transaction; one at a time."""
     await hold(connection, "migration")
     if connection.dialect.name == "postgresql":
-        await connection.execute(tail.NO_TIME_LIMIT)
+        await postgres.be_patient(connection)
     await connection.run_sync(lambda sync: alembic.command.upgrade(_alembic(sync), "head"))
 
 

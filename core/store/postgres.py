@@ -13,11 +13,12 @@ from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
-from sqlalchemy import event
+from sqlalchemy import event, text
 from sqlalchemy.engine.interfaces import ExceptionContext
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from core.errors import SettingsError
 from core.store.settings import StoreTarget
@@ -39,13 +40,25 @@ SELECT set_config('synchronous_commit',
 
 
 class PgConnection(asyncpg.Connection):  # type: ignore[misc]
-    """A connection that remembers whether the server has warned on it."""
+    """A connection that remembers whether the server has warned on it, and whose own time limit can be lifted."""
 
-    __slots__ = ("warned",)
+    __slots__ = ("_limits", "warned")
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.warned = False
+        self._limits: Any = None
+
+    def lift_limit(self) -> None:
+        """Waits for statements as long as they take, until `limit_again`: asyncpg has no public word for it."""
+        if self._limits is None:
+            self._limits = self._config  # type: ignore[has-type]
+            self._config = self._limits._replace(command_timeout=None)  # type: ignore[misc]
+
+    def limit_again(self) -> None:
+        """Ends `lift_limit`."""
+        if self._limits is not None:
+            self._config, self._limits = self._limits, None
 
     def note(self, _connection: object, message: Any) -> None:
         """A log listener."""
@@ -119,6 +132,12 @@ def make_engine(target: StoreTarget) -> AsyncEngine:
         hide_parameters=True,
     )
 
+    @event.listens_for(engine.sync_engine.pool, "checkin")
+    def _limited(_connection: object, record: ConnectionPoolEntry) -> None:
+        """A connection whose limit a transaction has lifted is limited again for the next one."""
+        if isinstance(record.driver_connection, PgConnection):
+            record.driver_connection.limit_again()
+
     @event.listens_for(engine.sync_engine, "handle_error")
     def _lost(context: ExceptionContext) -> Exception | None:
         """What the driver raises as an OSError (a time that ran out, a connection that broke) ends the connection."""
@@ -148,6 +167,12 @@ async def driver(connection: AsyncConnection) -> PgConnection:
     found = raw.driver_connection
     assert isinstance(found, PgConnection)
     return found
+
+
+async def be_patient(connection: AsyncConnection) -> None:
+    """No statement of this transaction has a time limit, the server's or ours: for what reads or writes every row."""
+    await connection.execute(text("SET LOCAL statement_timeout = 0"))
+    (await driver(connection)).lift_limit()
 
 
 async def check_durable(connection: AsyncConnection) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, delete, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from core.store import counters, tail
+from core.store import counters, postgres, tail
 from core.store.counted import ZONE_MS
 from core.store.schema_statistics import statistics_counts
 from core.store.statistics import STALE
@@ -79,7 +79,7 @@ _ADD: Final = """
 
 async def _patiently(connection: AsyncConnection) -> None:
     if on_postgres(connection):
-        await connection.execute(tail.NO_TIME_LIMIT)
+        await postgres.be_patient(connection)
 
 
 async def rebuild(connection: AsyncConnection) -> int:

@@ -13,6 +13,8 @@ from sqlalchemy import event
 from core.errors import QianyanError
 from core.model import RevocationReason
 from core.store import audit
+from core.store.database import open_database
+from core.store.settings import StoreSettings, StoreTarget
 from signer.registration.service import Answered
 from tests.holder_world import desk_on
 from tests.issuance_support import audit_rows
@@ -31,7 +33,11 @@ from tests.store_world import new_store
 
 @pytest_asyncio.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    database = await new_store(tmp_path, "postgres")
+    made_first = await new_store(tmp_path, "postgres")
+    await made_first.close()
+    # A busy machine makes them wait longer for each other than a store in service would let them.
+    patient = StoreSettings(lock_timeout_s=60, statement_timeout_s=60)
+    database = await open_database(StoreTarget(made_first.target.url, patient))
     async with registration_in(tmp_path, database=database) as made:
         yield made
 
@@ -131,9 +137,7 @@ async def test_a_revocation_against_requests(world: World) -> None:
         *calls[6:],
         return_exceptions=True,
     )
-    # On a machine with more to do than it can, one may wait for the other for longer than the store's limit on locks.
-    codes = {one.code for one in results if isinstance(one, QianyanError)}
-    assert codes <= {"certificate_revoked", "store_unavailable"}
+    assert {one.code for one in results if isinstance(one, QianyanError)} <= {"certificate_revoked"}
     rows = await audit_rows(world.installation.database)
     ended = next(at for at, row in enumerate(rows) if row[0] == "certificate.revoke")
     assert "request.done" not in [row[0] for row in rows[ended:]]

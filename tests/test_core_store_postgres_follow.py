@@ -93,8 +93,8 @@ async def test_own_commits_count_at_once_and_those_of_others_within_the_lease(ur
         await follower.ensure_current()
         assert follower.current()
         await issue(database, 1)
-        assert follower.moved()
-        assert [entry.serial for entry in seen] == []
+        # The notification may have been followed before this line: then there is nothing left that moved.
+        assert follower.moved() or [entry.serial for entry in seen] == [1]
         await follower.ensure_current()
         assert [entry.serial for entry in seen] == [1]
         await issue(other, 2)

@@ -151,9 +151,6 @@ def read_plain(bytes der not None):
 cdef class Asked:
     """A plain request with a nonce. `octets`: as it came. `answered`: or given to the general way."""
 
-    cdef readonly object slot
-    cdef readonly bytes octets, issuer, cert_id, serial, nonce
-    cdef public bint answered
 
 
 cpdef Asked read_asked(slot, bytes octets):
@@ -176,11 +173,6 @@ cdef class Gathered:
 
     turn() is called once, by `soon`, after the first has come.
     """
-
-    cdef object soon, turn
-    cdef Py_ssize_t max_waiting
-    cdef readonly Py_ssize_t waiting
-    cdef list asked
 
     def __init__(self, *, Py_ssize_t max_waiting, soon, turn):
         self.max_waiting, self.soon, self.turn = max_waiting, soon, turn
@@ -262,10 +254,9 @@ cdef int nibble(uint8_t c) noexcept nogil:
     return c - c'a' + 10 if c'a' <= c <= c'f' else -1
 
 
-cdef bytes from_path(bytes target):
+cdef bytes from_path(const uint8_t *p, Py_ssize_t end):
     """The request in "/ocsp/{base64}"; None where its octets are not just base64's, plain or percent-encoded."""
-    cdef const uint8_t *p = <const uint8_t *>PyBytes_AS_STRING(target)
-    cdef Py_ssize_t end = PyBytes_GET_SIZE(target), at = PREFIX, n = 0, padding = 0
+    cdef Py_ssize_t at = PREFIX, n = 0, padding = 0
     cdef uint8_t *to
     cdef uint64_t bits = 0
     cdef int value, have = 0, high, low
@@ -274,16 +265,17 @@ cdef bytes from_path(bytes target):
         return None
     out = PyBytes_FromStringAndSize(NULL, ((end - at) * 3 >> 2) + 3)
     to = <uint8_t *>PyBytes_AS_STRING(out)
-    while end - at >= 4:  # four letters at a time, up to the first that is something else
-        if (sextets[p[at]] | sextets[p[at + 1]] | sextets[p[at + 2]] | sextets[p[at + 3]]) < 0:
-            break
-        bits = (<uint64_t>sextets[p[at]] << 18 | <uint64_t>sextets[p[at + 1]] << 12
-                | <uint64_t>sextets[p[at + 2]] << 6 | <uint64_t>sextets[p[at + 3]])
-        to[n], to[n + 1], to[n + 2] = <uint8_t>(bits >> 16), <uint8_t>(bits >> 8), <uint8_t>bits
-        at += 4
-        n += 3
-    bits = 0
     while at < end:
+        while have == 0 and padding == 0 and end - at >= 4:  # four letters at a time, up to one that is something else
+            if (sextets[p[at]] | sextets[p[at + 1]] | sextets[p[at + 2]] | sextets[p[at + 3]]) < 0:
+                break
+            bits = (<uint64_t>sextets[p[at]] << 18 | <uint64_t>sextets[p[at + 1]] << 12
+                    | <uint64_t>sextets[p[at + 2]] << 6 | <uint64_t>sextets[p[at + 3]])
+            to[n], to[n + 1], to[n + 2] = <uint8_t>(bits >> 16), <uint8_t>(bits >> 8), <uint8_t>bits
+            at += 4
+            n += 3
+        if at == end:
+            break
         c = p[at]
         at += 1
         if c == c'%':
@@ -315,7 +307,7 @@ cdef bytes from_path(bytes target):
 
 def decode_path(bytes target not None):
     """See from_path; for tests."""
-    return from_path(target)
+    return from_path(<const uint8_t *>PyBytes_AS_STRING(target), PyBytes_GET_SIZE(target))
 
 
 # ---- writing
@@ -467,12 +459,6 @@ cpdef bytes no_store(Py_ssize_t size):
 cdef class Entry:
     """An answer ready to send. `validator`: the ETag in quotes; dates as HTTP writes them."""
 
-    cdef bytes der, validators
-    cdef tuple post, get
-    cdef int64_t this_update_ms, refresh_ms, max_age_s
-    cdef readonly bytes etag
-    cdef readonly object owner
-
     def __init__(self, bytes der not None, owner, int64_t this_update_ms, int64_t refresh_ms, bytes etag not None,
                  bytes last_modified not None, bytes expires not None):
         self.der, self.owner, self.etag = der, owner, etag
@@ -505,17 +491,6 @@ cdef class AnswerTable:
     call_soon. Two generations share the bound: what is asked for moves to the younger, and when that is full the older
     one is forgotten.
     """
-
-    cdef dict young, old, owners
-    cdef object check, miss, odd_path, matches, soon
-    cdef public Gathered live
-    cdef Py_ssize_t half, young_bytes, old_bytes, max_request_bytes
-    cdef readonly int64_t now_ms
-    cdef int64_t max_age_s
-    cdef double checked_at, check_every_s
-    cdef bint checked
-    cdef readonly uint64_t checks
-    cdef uint64_t hits
 
     def __init__(self, *, Py_ssize_t max_bytes, Py_ssize_t max_request_bytes, int64_t max_age_s,
                  double check_every_s, check, miss, odd_path, matches, soon):
@@ -557,7 +532,7 @@ cdef class AnswerTable:
         cdef bytes target = request.target, octets = None
         cdef Entry entry
         if PyBytes_GET_SIZE(target) - PREFIX <= 4 * self.max_request_bytes:
-            octets = from_path(target)
+            octets = from_path(<const uint8_t *>PyBytes_AS_STRING(target), PyBytes_GET_SIZE(target))
         if octets is None:
             return self.odd_path(request)
         entry = self.find(octets)
@@ -569,9 +544,33 @@ cdef class AnswerTable:
         """The answer of `entry`, which is fresh now, to `request`."""
         return entry.post if request.method == "POST" else self.got(request, entry)
 
-    cdef tuple got(self, request, Entry entry):
+    cdef tuple kept(self, bint posted, const uint8_t *data, Py_ssize_t n):
+        """What `post` (`data` the body) or `get` (the target) says where it has the answer; None where it has not.
+
+        For a GET without If-None-Match.
+        """
+        cdef Entry entry
+        cdef bytes octets
+        if posted:
+            octets = PyBytes_FromStringAndSize(<const char *>data, n)
+        elif n - PREFIX <= 4 * self.max_request_bytes:
+            octets = from_path(data, n)
+        else:
+            return None
+        if octets is None:
+            return None
+        entry = self.find(octets)
+        if entry is None:
+            return None
+        return entry.post if posted else entry.got(self.age_s(entry))
+
+    cdef int64_t age_s(self, Entry entry) noexcept:
+        """How long a GET's answer may be kept by others."""
         cdef int64_t left_s = (entry.refresh_ms - self.now_ms) // 1000
-        cdef int64_t max_age_s = 0 if left_s < 0 else left_s if left_s < self.max_age_s else self.max_age_s
+        return 0 if left_s < 0 else left_s if left_s < self.max_age_s else self.max_age_s
+
+    cdef tuple got(self, request, Entry entry):
+        cdef int64_t max_age_s = self.age_s(entry)
         wanted = request.if_none_match
         if wanted is not None and self.matches(wanted, entry.etag):
             return entry.unchanged(max_age_s)
@@ -602,6 +601,7 @@ cdef class AnswerTable:
         """Whether what is kept may be relied on now."""
         cdef double now = monotonic()
         cdef int64_t now_ms
+        self.looked_at = now
         if self.checked and now - self.checked_at < self.check_every_s:
             return True
         self.checks += 1

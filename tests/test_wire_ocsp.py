@@ -1,11 +1,13 @@
 """OCSP on the hot path: the truth at once, one signature batch for all that came together, and bounded everything."""
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from cryptography.x509 import ocsp
+from structlog.testing import capture_logs
 
 from core.errors import Refused, Unavailable
 from core.store import feed
@@ -13,16 +15,22 @@ from core.store.database import open_database
 from service.settings import ServerSettings
 from status.settings import OcspSettings
 from tests.status_world import read, request, word
-from tests.wire_world import Pair, Pipe, answers, get, open_pair, post
+from tests.wire_world import Pair, Pipe, Transport, Wired, answers, get, open_pair, post
+
+
+@pytest.fixture(params=["pipe", "own"])
+def transport(request: pytest.FixtureRequest) -> Transport:
+    return request.param  # type: ignore[no-any-return]
 
 
 @pytest.fixture
-async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
-    async with open_pair(tmp_path, server=ServerSettings(max_pipelined=4, max_connections=3)) as pair:
+async def pair(tmp_path: Path, transport: Transport) -> AsyncIterator[Pair]:
+    few = ServerSettings(max_pipelined=4, max_connections=3)
+    async with open_pair(tmp_path, server=few, transport=transport) as pair:
         yield pair
 
 
-async def said(pair: Pair, pipe: Pipe, count: int = 1) -> list[ocsp.OCSPResponse]:
+async def said(pair: Pair, pipe: Pipe | Wired, count: int = 1) -> list[ocsp.OCSPResponse]:
     """The next answers, of which there must be `count`; forgets them."""
     await pair.settled()
     got = answers(pipe.written)
@@ -31,7 +39,7 @@ async def said(pair: Pair, pipe: Pipe, count: int = 1) -> list[ocsp.OCSPResponse
     return [ocsp.load_der_ocsp_response(one.body) for one in got]
 
 
-async def ask(pair: Pair, pipe: Pipe, octets: bytes) -> str:
+async def ask(pair: Pair, pipe: Pipe | Wired, octets: bytes) -> str:
     """good, revoked or unknown."""
     pipe.feed(post(octets))
     return word((await said(pair, pipe))[0])
@@ -274,9 +282,9 @@ async def test_a_stop_answers_what_was_asked_and_closes(pair: Pair) -> None:
     assert pipe.closed
 
 
-async def test_late_heads_and_idle_connections_are_closed(tmp_path: Path) -> None:
+async def test_late_heads_and_idle_connections_are_closed(tmp_path: Path, transport: Transport) -> None:
     short = ServerSettings(header_timeout_s=0.05, keepalive_timeout_s=0.05)
-    async with open_pair(tmp_path, OcspSettings(), short) as pair:
+    async with open_pair(tmp_path, OcspSettings(), short, transport) as pair:
         silent, begun, served = pair.wire(), pair.wire(), pair.wire()
         begun.feed(b"POST /ocsp HT")
         served.feed(post(b"x"))
@@ -286,6 +294,31 @@ async def test_late_heads_and_idle_connections_are_closed(tmp_path: Path) -> Non
             await asyncio.sleep(0.02)
             pair.server.sweep()
         assert pair.server.late == 2
+
+
+async def test_a_client_that_never_reads_its_last_answers(tmp_path: Path) -> None:
+    short = ServerSettings(keepalive_timeout_s=0.05)
+    async with open_pair(tmp_path, OcspSettings(), short, "own") as pair:
+        assert pair.poller is not None
+        octets = request(pair.world.issuing.cert_id(await pair.world.issue()))
+        for _ in range(2):
+            await ask(pair, pair.wire(), octets)
+        pipe = Wired(pair.poller, kept=4096)
+        pipe.feed(post(octets) * 30 + post(octets, "Connection: close"))
+        assert pipe.closed
+        assert 0 < pipe.transport.get_write_buffer_size() < 1 << 16, "too little to be asked to pause"
+        while len(pair.poller):
+            await asyncio.sleep(0.02)
+            pair.server.sweep()
+
+
+async def test_what_keeps_new_connections_out_is_logged(tmp_path: Path) -> None:
+    async with open_pair(tmp_path, transport="own") as pair:
+        with capture_logs() as logs:
+            pair.front._troubled(OSError(errno.EMFILE, "Too many open files"))
+    assert [(one["event"], one["listener"], one["detail"]) for one in logs] == [
+        ("accept_failed", "public", "Too many open files")
+    ]
 
 
 async def test_requests_are_counted(pair: Pair) -> None:

@@ -19,22 +19,17 @@ from structlog.testing import capture_logs
 
 from status.settings import OcspSettings
 from tests.status_world import request
-from tests.wire_world import Answered, Pair, Pipe, answers, get, open_pair, post
+from tests.wire_world import Answered, Pair, Pipe, Wired, answers, get, open_pair, post
 
-#: For each of two seeds; QIANYAN_WIRE_STREAMS asks for more.
+#: On each of two transports; QIANYAN_WIRE_STREAMS asks for more.
 STREAMS = int(os.environ.get("QIANYAN_WIRE_STREAMS", "400"))
 
 
-@pytest.fixture
-async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
+@pytest.fixture(params=["pipe", "own"])
+async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Pair]:
     with capture_logs():  # what clients do to us is logged, with tracebacks
-        async for one in _open(tmp_path):
-            yield one
-
-
-async def _open(tmp_path: Path) -> AsyncIterator[Pair]:
-    async with open_pair(tmp_path, OcspSettings(max_request_bytes=600)) as pair:
-        yield pair
+        async with open_pair(tmp_path, OcspSettings(max_request_bytes=600), transport=request.param) as pair:
+            yield pair
 
 
 def _comparable(answer: Answered) -> Any:
@@ -57,7 +52,7 @@ def _comparable(answer: Answered) -> Any:
     return answer.status, fields, body
 
 
-def _seen(pipe: Pipe) -> tuple[list[Any], bool]:
+def _seen(pipe: Pipe | Wired) -> tuple[list[Any], bool]:
     return [_comparable(answer) for answer in answers(pipe.written)], pipe.closed
 
 
@@ -199,7 +194,7 @@ async def _known(pair: Pair) -> list[bytes]:
     return [*plain, *plain, *live, bytes(foreign)]
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize(("pair", "seed"), [("pipe", 1), ("own", 2)], indirect=["pair"])
 async def test_same_answers_and_same_end(pair: Pair, seed: int) -> None:
     streams = Streams(pair, await _known(pair), seed)
     fast = closed = 0

@@ -1,4 +1,4 @@
-"""The running service with the hot path on and off: the same answers on real sockets."""
+"""The running service with the hot path on, over either transport, and off: the same answers on real sockets."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from tests.running import Installation, Service
 from tests.status_world import read, request, word
 
 
-@pytest.fixture(scope="module", params=["on", "off"])
+@pytest.fixture(scope="module", params=["on", "uvloop", "off"])
 def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    installation = Installation(tmp_path_factory.mktemp("wire") / "var").init()
-    installation.set("public", f'hot_path = "{request.param}"')
+    installation = Installation(tmp_path_factory.mktemp("wire") / "var").made()
+    installation.set("public", f'hot_path = "{"off" if request.param == "off" else "on"}"')
+    if request.param == "uvloop":
+        installation.set("server", 'wire_transport = "uvloop"')
     with Service(installation) as service:
         yield service
 

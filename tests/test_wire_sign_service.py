@@ -24,7 +24,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> ClientAuthority:
 def running(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, authority: ClientAuthority
 ) -> Iterator[Service]:
-    installation = Installation(tmp_path_factory.mktemp("wire") / "var", tls="on").init()
+    installation = Installation(tmp_path_factory.mktemp("wire") / "var", tls="on").made()
     installation.set("private", f'hot_path = "{request.param}"')
     installation.set("private", 'client_certificates = "optional"')
     installation.set("private", f'client_ca = ["{authority.file}"]')

@@ -1,16 +1,18 @@
 """One OCSP responder behind two front ends: aiohttp alone, and the compiled connections in front of it.
 
-Connections are driven without sockets: octets go into the protocols, what they write is kept. So a test decides where
-a read ends, and knows when nothing more will come.
+Connections are driven without sockets (Pipe), or on the compiled transport by a pair of sockets whose other side is
+here (Wired). Either way a test decides where a read ends, and knows when nothing more will come.
 """
 
 import asyncio
+import contextlib
 import re
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -21,7 +23,7 @@ from service.guard import Connection, Guard
 from service.metrics import HttpMetrics
 from service.middleware import make_middleware
 from service.settings import ServerSettings
-from service.wire import _wire
+from service.wire import _transport, _wire
 from service.wire.listener import Wire, ocsp_routes
 from signer._native import sm2
 from status.hot import HotOcsp
@@ -113,6 +115,59 @@ class Pipe(asyncio.Transport):
             self.protocol.data_received(data)
 
 
+class Wired:
+    """A connection on the compiled transport; as Pipe. `kept`: the size of the server's buffer in the kernel."""
+
+    def __init__(self, poller: _transport.Poller, kept: int = 0) -> None:
+        self._poller = poller
+        self._client, server = socket.socketpair()
+        if kept:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, kept)
+        self._client.setblocking(False)
+        self._writes: list[bytes] = []
+        self.transport = poller.adopt(server)
+        self._first = self.transport.get_protocol()
+
+    @property
+    def protocol(self) -> Any:
+        return self.transport.get_protocol() or self._first
+
+    @property
+    def writes(self) -> list[bytes]:
+        for _ in range(2):  # the end of a connection whose octets were not all read is said before what was written
+            with contextlib.suppress(BlockingIOError, ConnectionResetError):
+                while data := self._client.recv(1 << 20):
+                    self._writes.append(data)
+        return self._writes
+
+    @property
+    def written(self) -> bytes:
+        return b"".join(self.writes)
+
+    @property
+    def closed(self) -> bool:
+        return self.transport.is_closing()
+
+    @property
+    def reading(self) -> bool:
+        return self.transport.is_reading()
+
+    def close(self) -> None:
+        if self._client.fileno() >= 0:
+            self.writes  # noqa: B018 - reads them
+            self._client.close()
+        self.transport.abort()
+
+    def feed(self, data: bytes) -> None:
+        """Octets from the client, as one read."""
+        if not self.closed and data:
+            assert self._client.send(data) == len(data)
+            self._poller.wake()
+
+
+Transport = Literal["pipe", "own"]
+
+
 @dataclass
 class Answered:
     """An HTTP answer as the client sees it."""
@@ -164,8 +219,10 @@ class OctetGuard(Guard):
 class Pair:
     """The two front ends. `wire()` and `plain()` open a connection of each."""
 
-    def __init__(self, world: World, settings: ServerSettings, ocsp: OcspSettings) -> None:
+    def __init__(self, world: World, settings: ServerSettings, ocsp: OcspSettings, transport: Transport) -> None:
         self.world = world
+        self._transport = transport
+        self.poller: _transport.Poller | None = None
         self.drain = Drain()
         self.registry = CollectorRegistry()
         self.metrics = HttpMetrics(self.registry)
@@ -203,6 +260,8 @@ class Pair:
         assert isinstance(self.runner.server, web.Server)
         self.guard.start()
         self.server = self.front.open(self.runner.server)
+        if self._transport == "own":
+            self.poller = self.front.poller(self.server)
 
     async def close(self) -> None:
         """Ends both."""
@@ -210,10 +269,14 @@ class Pair:
         await self.hot.close()
         await self.runner.cleanup()
         self.guard.stop()
+        if self.poller is not None:
+            self.poller.close()
+        while self.poller is not None and len(self.poller):  # noqa: ASYNC110 - there is no event
+            await asyncio.sleep(0)
 
-    def wire(self) -> Pipe:
+    def wire(self) -> Pipe | Wired:
         """A connection to the compiled front end."""
-        return Pipe(self.server.factory())
+        return Pipe(self.server.factory()) if self.poller is None else Wired(self.poller)
 
     def plain(self) -> Pipe:
         """A connection to aiohttp alone."""
@@ -232,12 +295,15 @@ class Pair:
 
 @asynccontextmanager
 async def open_pair(
-    directory: Path, ocsp: OcspSettings | None = None, server: ServerSettings | None = None
+    directory: Path,
+    ocsp: OcspSettings | None = None,
+    server: ServerSettings | None = None,
+    transport: Transport = "pipe",
 ) -> AsyncIterator[Pair]:
     """A world with both front ends."""
     ocsp = ocsp or OcspSettings()
     async with open_world(directory, ocsp) as world:
-        pair = Pair(world, server or ServerSettings(), ocsp)
+        pair = Pair(world, server or ServerSettings(), ocsp, transport)
         await pair.start()
         try:
             yield pair

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from service.drain import Drain
 from service.guard import Guard
+from status._answers import AnswerTable
 
 Answer = tuple[int, bytes, bytes]
 
@@ -49,6 +50,7 @@ class Route:
         pattern: str,
         prefix: bool = False,
         max_body: int = 0,
+        table: AnswerTable | None = None,
     ) -> None: ...
 
 class Server:

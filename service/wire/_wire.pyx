@@ -1,8 +1,9 @@
 """The compiled connection: reads plain requests out of what arrives, asks a route, writes the answers at once.
 
 Owns the bytes of its connections between the socket and a route, the order of answers, and the counts. Knows HTTP/1.1
-framing (csrc/wire_head.c) and asyncio's transports; not OCSP, keys or the store. Whatever is not a plain request for
-one of its routes goes, from that request's first byte on and for good, to the protocol that `fallback` makes.
+framing (csrc/wire_head.c) and asyncio's transports, and two short ways: our own transport (_transport), and a table that
+may have the answer to a request's octets (status._answers). Not OCSP, keys or the store. Whatever is not a plain
+request for one of its routes goes, from that request's first byte on and for good, to the protocol that `fallback` makes.
 
 Theory of operation. `data_received` parses as many whole requests as there are. A route answers a request at once, or
 keeps it and answers later, or declines it. Answers leave in the order of the requests: one that is ready early waits
@@ -15,6 +16,9 @@ from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 from libc.time cimport time_t
+
+from service.wire._transport cimport Receiver, Transport
+from status._answers cimport AnswerTable
 
 from collections import deque
 from email.utils import formatdate
@@ -125,14 +129,13 @@ cdef class _Out:
         memcpy(self.start + self.size, data, n)
         self.size += n
 
-    cdef bytes take(self, Py_ssize_t begin):
-        """What stands from `begin` on, which is removed."""
-        out = PyBytes_FromStringAndSize(self.start + begin, self.size - begin)
+    cdef int cut(self, Py_ssize_t begin) except -1:
+        """Removes what stands from `begin` on."""
         self.size = begin
         if begin == 0 and self.room > OUT_KEPT:
             PyMem_Free(self.start)
             self.start, self.room = NULL, 0
-        return out
+        return 0
 
 
 cdef class _Series:
@@ -153,25 +156,27 @@ cdef class Route:
     handler(request) returns (status, fields, body) to answer at once: `fields` the status line and field lines of the
     answer in bytes, each with its CRLF, Content-Length among them and without X-Request-Id, Server, Date and
     Connection, which are added here. Or it returns the request, to answer later by `request.answer(...)`; or None: not
-    mine, and nothing was done. A request with more than `max_body` bytes is never asked about.
+    mine, and nothing was done. A request with more than `max_body` bytes is never asked about. table: asked before
+    the handler, without a Request, and says what the handler would.
     """
 
     cdef readonly str method, pattern
     cdef readonly bytes path
     cdef readonly bint prefix
     cdef readonly object handler
+    cdef AnswerTable table
     cdef readonly uint32_t max_body
     cdef int code
     cdef dict series
     cdef _Series usual
 
     def __init__(self, str method not None, bytes path not None, handler, *, str pattern not None, bint prefix=False,
-                 uint32_t max_body=0):
+                 uint32_t max_body=0, AnswerTable table=None):
         if method not in ("GET", "POST"):
             raise ValueError("a route is for GET or POST")
         self.method, self.path, self.handler, self.pattern = method, path, handler, pattern
         self.code = WIRE_GET if method == "GET" else WIRE_POST
-        self.prefix, self.max_body = prefix, max_body
+        self.prefix, self.max_body, self.table = prefix, max_body, table
         self.series = {}
         self.usual = None
 
@@ -438,14 +443,14 @@ cdef class Server:
             self.date_line = b"Date: " + formatdate(self.date_at, usegmt=True).encode() + b"\r\n"
         return 0
 
-    cdef int put_id(self, bytes own) except -1:
+    cdef int put_id(self, const uint8_t *own, Py_ssize_t n_own) except -1:
         """Appends the request id: the client's own, or a new one in lower-case hexadecimal after our prefix."""
         cdef _Out out = self.out
         cdef char digits[16]
         cdef int n = 16
         cdef uint64_t value
-        if own is not None:
-            out.put(PyBytes_AS_STRING(own), PyBytes_GET_SIZE(own))
+        if n_own:
+            out.put(<const char *>own, n_own)
             return 0
         self.ids += 1
         value = self.ids
@@ -457,20 +462,29 @@ cdef class Server:
         out.put(digits + n, 16 - n)
         return 0
 
-    cdef int put_answer(self, Request request, int status, bytes fields, bytes body) except -1:
-        """Appends a whole answer to the buffer, and counts it."""
+    cdef int put(self, bytes fields, bytes body, const uint8_t *own_id, Py_ssize_t n_id, bint close) except -1:
+        """Appends a whole answer to the buffer; n_id: 0 where the client gave its request no id."""
         cdef _Out out = self.out
-        cdef double seconds
         out.reserve(PyBytes_GET_SIZE(fields) + PyBytes_GET_SIZE(body) + 320)
         out.put(PyBytes_AS_STRING(fields), PyBytes_GET_SIZE(fields))
         out.put("X-Request-Id: ", 14)
-        self.put_id(request.id if self.log is None else request.request_id)
+        self.put_id(own_id, n_id)
         out.put(PyBytes_AS_STRING(self.server_line), PyBytes_GET_SIZE(self.server_line))
         out.put(PyBytes_AS_STRING(self.date_line), PyBytes_GET_SIZE(self.date_line))
-        if request.close:
+        if close:
             out.put("Connection: close\r\n", 19)
         out.put("\r\n", 2)
         out.put(PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
+        return 0
+
+    cdef int put_answer(self, Request request, int status, bytes fields, bytes body) except -1:
+        """Appends a whole answer to the buffer, counts and logs it."""
+        cdef bytes own = request.id if self.log is None else request.request_id
+        cdef double seconds
+        if own is None:
+            self.put(fields, body, NULL, 0, request.close)
+        else:
+            self.put(fields, body, <const uint8_t *>PyBytes_AS_STRING(own), PyBytes_GET_SIZE(own), request.close)
         seconds = monotonic() - request.began
         request.route.count(status, seconds, self.bounds, self.n_bounds)
         if self.log is not None:
@@ -479,11 +493,12 @@ cdef class Server:
         return 0
 
 
-cdef class Connection:
+cdef class Connection(Receiver):
     """One connection, an asyncio protocol; made by Server.factory."""
 
     cdef Server server
     cdef object transport, context
+    cdef Transport direct     # the transport, where it is our own
     cdef bytes tail           # what has arrived and is not consumed
     cdef object slots         # deque of requests whose answers have not left, in order; None until one is needed
     cdef Py_ssize_t n_open
@@ -498,6 +513,7 @@ cdef class Connection:
 
     def connection_made(self, transport):
         self.transport = transport
+        self.direct = transport if isinstance(transport, Transport) else None
         self.heard = monotonic()
         if not self.server.has_room():
             self.closing = True
@@ -507,7 +523,7 @@ cdef class Connection:
         self.server.connections.add(self)
 
     def connection_lost(self, exc):
-        self.transport = None
+        self.transport = self.direct = None
         self.closing = True
         self.tail = None
         self.server.connections.discard(self)
@@ -532,30 +548,43 @@ cdef class Connection:
         return False
 
     def data_received(self, bytes data not None):
-        cdef Py_ssize_t before = self.server.out.size
-        if self.closing:
-            return
         self.heard = monotonic()
-        if self.tail is not None:
-            data = self.tail + data
-            self.tail = None
-        else:
-            self.began = self.heard
-        if self.foreign or self.busy:
-            self.tail = data
-            return
-        self.consume(data)
-        self.settle(before)
+        self.take(<const uint8_t *>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), data)
+
+    cdef int arrived(self, const uint8_t *data, Py_ssize_t n) except -1:
+        self.heard = self.direct.poller.now
+        return self.take(data, n, None)
 
     # ---- reading
 
-    cdef int consume(self, bytes data) except -1:
-        """Answers the whole requests in `data`; keeps or hands over the rest. Answers go to the shared buffer."""
-        cdef const uint8_t *start = <const uint8_t *>PyBytes_AS_STRING(data)
-        cdef Py_ssize_t n = PyBytes_GET_SIZE(data), at = 0
+    cdef int take(self, const uint8_t *data, Py_ssize_t n, bytes owner) except -1:
+        """What has arrived; `owner`: the same, where it is an object already."""
+        cdef Py_ssize_t before = self.server.out.size
+        if self.closing:
+            return 0
+        if self.tail is not None or self.foreign or self.busy:
+            if owner is None:
+                owner = PyBytes_FromStringAndSize(<const char *>data, n)
+            if self.tail is not None:
+                owner = self.tail + owner
+                self.tail = None
+            else:
+                self.began = self.heard
+            if self.foreign or self.busy:
+                self.tail = owner
+                return 0
+            data, n = <const uint8_t *>PyBytes_AS_STRING(owner), PyBytes_GET_SIZE(owner)
+        else:
+            self.began = self.heard
+        self.consume(data, n, owner)
+        return self.settle(before)
+
+    cdef int consume(self, const uint8_t *start, Py_ssize_t n, bytes owner) except -1:
+        """Answers the whole requests in it; keeps or hands over the rest. Answers go to the shared buffer."""
+        cdef Py_ssize_t at = 0
         cdef wire_head head
         cdef Server server = self.server
-        cdef Request request
+        cdef Route route
         cdef Py_ssize_t before = server.out.size
         cdef int verdict
         self.body_lacking = self.held = False
@@ -569,13 +598,14 @@ cdef class Connection:
                 verdict = wire_head_parse(start + at, n - at, server.max_head, server.max_fields, &head)
                 if verdict == WIRE_PARTIAL:
                     break
-                request = self.whole(start + at, n - at, &head) if verdict == WIRE_WHOLE else None
-                if request is None:
-                    if verdict == WIRE_WHOLE and self.body_lacking:
-                        break
+                route = self.route_of(start + at, &head) if verdict == WIRE_WHOLE else None
+                if route is None:
                     self.foreign = True
                     break
-                if not self.ask(request):
+                if n - at < <Py_ssize_t>head.length + <Py_ssize_t>head.body:
+                    self.body_lacking = True
+                    break
+                if not self.give_kept(route, start + at, &head) and not self.ask(self.request(route, start + at, &head)):
                     self.foreign = True
                     break
                 at += head.length + head.body
@@ -590,24 +620,50 @@ cdef class Connection:
         if self.transport is None:
             return 0
         if at < n and not self.closing:
-            self.tail = data[at:] if at else data
+            if owner is None:
+                self.tail = PyBytes_FromStringAndSize(<const char *>start + at, n - at)
+            else:
+                self.tail = owner[at:] if at else owner
         if self.foreign and not self.closing:
             self.write_from(before)
             self.hand_over()
         return 0
 
-    cdef Request whole(self, const uint8_t *start, Py_ssize_t n, wire_head *head):
-        """The request, where it is for one of the routes and here to its end."""
+    cdef Route route_of(self, const uint8_t *start, wire_head *head):
+        """Who answers such a request; None where nobody here does."""
         cdef Route route
-        cdef Request request
         for route in self.server.routes:
             if route.matches(head.method, start + head.target.at, head.target.length) and head.body <= route.max_body:
-                break
-        else:
-            return None
-        if n < <Py_ssize_t>head.length + <Py_ssize_t>head.body:
-            self.body_lacking = True
-            return None
+                return route
+        return None
+
+    cdef bint give_kept(self, Route route, const uint8_t *start, wire_head *head) except -1:
+        """Answers from the route's table, where that has it and the answer may leave now."""
+        cdef Server server = self.server
+        cdef tuple now = None
+        cdef bint posted = head.method == WIRE_POST
+        cdef bint close = head.close or server.draining
+        if route.table is None or self.n_open or server.log is not None or head.if_none_match.present:
+            return False
+        try:
+            if posted:
+                now = route.table.kept(True, start + head.length, head.body)
+            else:
+                now = route.table.kept(False, start + head.target.at, head.target.length)
+        except Exception as error:
+            server.failed(error)
+        if now is None:
+            return False
+        if close:
+            self.closing = True
+        server.put(now[1], now[2], start + head.request_id.at,
+                   head.request_id.length if harmless(start, head.request_id) else 0, close)
+        route.count(200, route.table.looked_at - self.heard, server.bounds, server.n_bounds)
+        return True
+
+    cdef Request request(self, Route route, const uint8_t *start, wire_head *head):
+        """A whole request for the route's handler."""
+        cdef Request request
         request = Request.__new__(Request)
         request.connection, request.route = self, route
         request.target = span(start, head.target) if route.prefix else route.path
@@ -678,7 +734,7 @@ cdef class Connection:
             return 0
         if self.held:
             data, self.tail = self.tail, None
-            self.consume(data)
+            self.consume(<const uint8_t *>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), data)
             self.settle(before)
         else:
             self.start_reading()
@@ -693,7 +749,7 @@ cdef class Connection:
         if self.transport is None or self.transport.is_closing():
             return 0
         rest, self.tail = self.tail, None
-        transport, self.transport = self.transport, None
+        transport, self.transport, self.direct = self.transport, None, None
         self.server.connections.discard(self)
         self.closing = True
         protocol = self.server.fallback()
@@ -713,10 +769,17 @@ cdef class Connection:
     cdef int write_from(self, Py_ssize_t before) except -1:
         """Writes what stands in the shared buffer from `before` on; closes where that was the last answer."""
         cdef bytes whole
-        if self.server.out.size > before:
-            whole = self.server.out.take(before)
-            if self.transport is not None and not self.transport.is_closing():
-                self.transport.write(whole)
+        cdef _Out out = self.server.out
+        cdef Py_ssize_t n = out.size - before
+        if n > 0:
+            if self.direct is not None:
+                self.direct.send(out.start + before, n)
+                out.cut(before)
+            else:
+                whole = PyBytes_FromStringAndSize(out.start + before, n)
+                out.cut(before)
+                if self.transport is not None and not self.transport.is_closing():
+                    self.transport.write(whole)
         if self.closing and not self.n_open and self.transport is not None:
             self.transport.close()
         return 0
@@ -772,7 +835,7 @@ cdef class Connection:
         cdef Server server = self.server
         if self.transport is None or self.n_open:
             return 0
-        if self.write_paused:
+        if self.write_paused or self.transport.is_closing():
             if now - self.heard > server.keepalive_s:
                 self.transport.abort()  # nobody reads our answers
         elif self.tail is None:

@@ -1,4 +1,4 @@
-"""Say how the compiled connection, and what gathers signing requests, are built.
+"""Say how the compiled connection, its transport, and what gathers signing requests are built.
 
 Run by the project's setup.py; it is not imported at run time and must not import the package it describes. The C that
 Cython writes goes to build/cython.
@@ -22,7 +22,13 @@ def extensions() -> list[Extension]:
         "service.wire._wire",
         sources=[str(HERE / "_wire.pyx"), str(HERE / "csrc" / "wire_head.c")],
         include_dirs=[str(HERE / "csrc")],
-        depends=[str(HERE / "csrc" / "wire_head.h")],
+        depends=[str(HERE / "csrc" / "wire_head.h"), str(HERE / "_transport.pxd"), str(Path("status", "_answers.pxd"))],
+        extra_compile_args=COMPILE_ARGS,
+    )
+    transport = Extension(
+        "service.wire._transport",
+        sources=[str(HERE / "_transport.pyx")],
+        depends=[str(HERE / "_transport.pxd")],
         extra_compile_args=COMPILE_ARGS,
     )
     sign = Extension(
@@ -31,7 +37,7 @@ def extensions() -> list[Extension]:
         extra_compile_args=[*COMPILE_ARGS, "-Wno-sign-compare"],
     )
     found: list[Extension] = cythonize(
-        [wire, sign],
+        [transport, wire, sign],
         build_dir="build/cython",
         compiler_directives={"language_level": 3, "binding": False, "boundscheck": False, "wraparound": False},
         quiet=True,

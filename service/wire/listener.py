@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Sequence
-from socket import socket
+from socket import AF_INET, AF_INET6, socket
 from ssl import SSLContext
-from typing import Final
+from typing import Final, cast
 
 import structlog
 from aiohttp import web
@@ -21,7 +21,7 @@ from service.drain import Drain
 from service.guard import Guard
 from service.metrics import BUCKETS_S, HttpMetrics
 from service.settings import ServerSettings
-from service.wire import _wire
+from service.wire import _transport, _wire
 from status.hot import HotOcsp
 
 _SWEEP_EVERY_S: Final = 1.0
@@ -31,15 +31,18 @@ _BODY_HERE_S: Final = 1.0
 #: How long a stop waits for the rest of a head.
 _HEAD_HERE_S: Final = 1.0
 
+_INTERNET: Final = (AF_INET, AF_INET6)
+
 _log = structlog.get_logger("qianyan.http")
 
 
 def ocsp_routes(hot: HotOcsp, max_request_bytes: int) -> list[_wire.Route]:
     """The hot path's routes; their patterns are those of status.http."""
+    table = hot.table
     return [
-        _wire.Route("POST", b"/ocsp", hot.post, pattern="/ocsp", max_body=max_request_bytes),
-        _wire.Route("POST", b"/ocsp/", hot.post, pattern="/ocsp/", max_body=max_request_bytes),
-        _wire.Route("GET", b"/ocsp/", hot.get, pattern="/ocsp/{request}", prefix=True),
+        _wire.Route("POST", b"/ocsp", hot.post, pattern="/ocsp", max_body=max_request_bytes, table=table),
+        _wire.Route("POST", b"/ocsp/", hot.post, pattern="/ocsp/", max_body=max_request_bytes, table=table),
+        _wire.Route("GET", b"/ocsp/", hot.get, pattern="/ocsp/{request}", prefix=True, table=table),
     ]
 
 
@@ -93,6 +96,23 @@ class Wire:
         self._swept_s = loop.time()
         self._timer = loop.call_later(_SWEEP_EVERY_S, self._sweep)
         return wire
+
+    @property
+    def own_transport(self) -> bool:
+        """Whether plain TCP goes through the transport of this package; else through the event loop's."""
+        return self._settings.wire_transport == "own"
+
+    def poller(self, server: _wire.Server) -> _transport.Poller:
+        """Connections of `server` on the transport of this package."""
+        return _transport.Poller(asyncio.get_running_loop(), server.factory, self._troubled)
+
+    def _troubled(self, error: OSError) -> None:
+        _log.warning(
+            "accept_failed",
+            listener=self._listener,
+            detail=error.strerror,
+            advice="raise the limit of open files (LimitNOFILE) or lower server.max_connections",
+        )
 
     def silent(self) -> bool:
         """Whether any connection has not sent anything yet."""
@@ -152,6 +172,11 @@ class WireSite(web.BaseSite):
         server = self._runner.server
         assert isinstance(server, web.Server)
         self._wire.guard.start()
+        if self._wire.own_transport and self._ssl_context is None and self._bound.family in _INTERNET:
+            poller = self._wire.poller(self._wire.open(server))
+            poller.listen(self._bound)
+            self._server = cast(asyncio.Server, poller)  # aiohttp closes it, and asks nothing else
+            return
         self._server = await asyncio.get_running_loop().create_server(
             self._wire.open(server).factory,
             sock=self._bound,

@@ -73,6 +73,46 @@ static const wire_name wire_names[] = {
     NAME("sec-websocket-key1", F_FOREIGN),
 };
 
+/* Eight octets at once: x = 0x0101...01 * octet has that octet in each place. A test says whether any octet is so. */
+#define EACH(octet) (UINT64_C(0x0101010101010101) * (octet))
+
+static int wire_any_below(uint64_t x, uint8_t octet)
+{
+    return ((x - EACH(octet)) & ~x & EACH(0x80)) != 0;
+}
+
+static int wire_any_is(uint64_t x, uint8_t octet)
+{
+    return wire_any_below(x ^ EACH(octet), 1);
+}
+
+/* Skips octets of VALUE, eight at a time, up to eight that may have another (or HTAB, which the table knows). */
+static size_t wire_skip_value(const uint8_t *data, size_t at, size_t n)
+{
+    uint64_t x;
+    for (; n - at >= sizeof x; at += sizeof x) {
+        memcpy(&x, data + at, sizeof x);
+        if ((x & EACH(0x80)) != 0 || wire_any_below(x, ' ') || wire_any_is(x, 0x7F)) {
+            break;
+        }
+    }
+    return at;
+}
+
+/* The same of TARGET without SP. */
+static size_t wire_skip_target(const uint8_t *data, size_t at, size_t n)
+{
+    uint64_t x;
+    for (; n - at >= sizeof x; at += sizeof x) {
+        memcpy(&x, data + at, sizeof x);
+        if ((x & EACH(0x80)) != 0 || wire_any_below(x, '!') || wire_any_is(x, 0x7F) || wire_any_is(x, '?') ||
+            wire_any_is(x, '#')) {
+            break;
+        }
+    }
+    return at;
+}
+
 static uint8_t wire_lower(uint8_t c)
 {
     return c >= 'A' && c <= 'Z' ? (uint8_t)(c | 0x20) : c;
@@ -199,6 +239,7 @@ static int64_t wire_request_line(const uint8_t *data, size_t n, wire_state *stat
         state->foreign = 1;
     }
     start = ++at;
+    at = wire_skip_target(data, at, n);
     while (at < n && (wire_class[data[at]] & VALUE) != 0 && data[at] > ' ') {
         if ((wire_class[data[at]] & TARGET) == 0) {
             state->foreign = 1;
@@ -260,6 +301,7 @@ static int64_t wire_field_line(const uint8_t *data, size_t at, size_t n, wire_st
         return -1;
     }
     colon = at++;
+    at = wire_skip_value(data, at, n);
     while (at < n && (wire_class[data[at]] & VALUE) != 0) {
         at++;
     }

@@ -6,6 +6,7 @@ Reads and writes the store; knows neither keys nor schedule. `crl.service` strin
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -16,7 +17,7 @@ from core.asn1.x509 import key_identifier, load_certificate
 from core.audit import AuditEvent
 from core.clock import Clock, from_datetime
 from core.errors import Refused, Unavailable
-from core.store import audit, authorities, counters, crl_points, crls, feed, leases, listed, outbox, restored
+from core.store import audit, authorities, counters, crl_points, crls, feed, imports, leases, listed, outbox, restored
 from core.store.authorities import Authority
 from core.store.crls import CrlRecord, CrlSummary
 from core.store.database import Database
@@ -26,7 +27,6 @@ from crl._entries import Entries, Row
 from crl._reader import Finds
 from crl.builder import CrlContents, removal
 from crl.check import History, examine
-from crl.digest import sm3
 from crl.facts import Known
 from crl.schedule import Scope, builds_crls
 from crl.settings import CrlSettings
@@ -42,13 +42,22 @@ _UNKNOWN_MAX: Final = 1_000_000
 class Stock:
     """The encoded entries of one scope, as of feed position `feed_seq`; one build at a time.
 
-    loaded_from_ms: certificates that ended before are not among them. entries None: to be read from the store.
+    loaded_from_ms: certificates that ended before are not among them. imported: how far the authority's imports had
+    come, whose changes to what is listed already the feed does not tell as such. entries None: to be read from the
+    store. url: where the scope's CRL is; None while that was not asked.
     """
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    url: str | None = None
     entries: Entries | None = None
     feed_seq: int = 0
     loaded_from_ms: int = 0
+    imported: int = 0
+
+    def overtaken(self, feed_seq: int, kept_from_ms: int, imported: int) -> bool:
+        """Whether everything is to be read anew: the changes since would not do, or take longer."""
+        too_far = feed_seq - self.feed_seq > _RELOAD_AFTER
+        return self.loaded_from_ms > kept_from_ms or self.imported != imported or too_far
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +131,12 @@ async def take_snapshot(
         floor = await counters.current(connection, restored.crl_floor(authority_id, partition))
         changes: list[Row] = []
         entries = stock.entries
-        if entries is None or stock.loaded_from_ms > kept_from_ms or feed_seq - stock.feed_seq > _RELOAD_AFTER:
+        imported = await counters.current(connection, imports.counter(authority_id))
+        if entries is None or stock.overtaken(feed_seq, kept_from_ms, imported):
             stock.entries, entries = None, Entries()
             await listed.load(connection, authority_id, partition, entries, expired_after_ms=kept_from_ms)
-            stock.entries, stock.feed_seq, stock.loaded_from_ms = entries, feed_seq, kept_from_ms
+            stock.entries, stock.feed_seq = entries, feed_seq
+            stock.loaded_from_ms, stock.imported = kept_from_ms, imported
         else:
             rows = await listed.changes(connection, authority_id, partition, after_seq=stock.feed_seq)
             changes = [row for row, _ in rows]
@@ -211,6 +222,7 @@ async def publish(
     database: Database,
     record: CrlRecord,
     delta: CrlRecord | None,
+    digests: Sequence[bytes],
     lease: Lease,
     clock: Clock,
     settings: CrlSettings,
@@ -219,6 +231,8 @@ async def publish(
 ) -> None:
     """Publishes checked CRLs: rows, feed, outbox and audit in one transaction, and the lease given back in it.
 
+    digests: the SM3 of each, for the record.
+
     Raises Conflict (code "lease_lost", "crl_number", "crl_feed"); Unavailable.
     """
     subject = f"{record.authority_id}/{record.partition}"
@@ -226,13 +240,13 @@ async def publish(
         "number": record.number,
         "entries": record.entries,
         "feed_seq": record.feed_seq,
-        "sm3": (await sm3(record.crl)).hex(),
+        "sm3": digests[0].hex(),
     }
     if delta is not None and delta.base_number is not None:
         detail |= {
             "delta_base": delta.base_number,
             "delta_entries": delta.entries,
-            "delta_sm3": (await sm3(delta.crl)).hex(),
+            "delta_sm3": digests[1].hex(),
         }
     async with database.write() as connection:
         at_ms = await counters.advance_time(connection, clock())

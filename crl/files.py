@@ -83,6 +83,8 @@ class CrlFiles:
         """Writes every file that is newer in the store; returns how many. Raises OSError, Unavailable."""
         if not await asyncio.to_thread(self._own):
             return 0
+        with suppress(OSError):  # what cannot be removed keeps nothing new from being written; it is said below
+            await asyncio.to_thread(self._remove_ended)  # needs no store: it may be away until past nextUpdate
         await self._follower.ensure_current()
         written = 0
         if self._all:
@@ -166,10 +168,10 @@ class CrlFiles:
         now_ms = self._clock()
         for path, end_ms in list(self._ends.items()):
             if end_ms < now_ms:
-                del self._ends[path]
-                if path.exists():
+                with suppress(FileNotFoundError):
                     path.unlink()
                     log.error("crl.file_expired", path=str(path))
+                del self._ends[path]
 
 
 def _put(path: Path, content: bytes, at_ms: int) -> bool:

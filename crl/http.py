@@ -53,7 +53,8 @@ class CrlRoutes:
         if squeezed is not None:
             body, tag = squeezed, published.tag + "-gz"
             headers |= {"ETag": f'"{tag}"', "Content-Encoding": "gzip"}
-        return answer(request, Representation(body, tag, _modified(published), CONTENT_TYPE, dates_tell=True), headers)
+        file = Representation(body, tag, _modified(published), CONTENT_TYPE, dates_tell=published.dated)
+        return answer(request, file, headers)
 
     def _headers(self, published: PublishedCrl) -> dict[str, str]:
         planned_ms = max(published.this_update_ms + self._period_ms, self._clock() + _LATE_MS)

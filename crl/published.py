@@ -34,13 +34,15 @@ _GZIP_FROM_BYTES: Final = 1_000
 
 @dataclass(slots=True)
 class PublishedCrl:
-    """A CRL as it is served. `tag` changes whenever a byte of it does. `delta`: whether it is one."""
+    """A CRL as it is served. `tag` changes whenever a byte of it does. `delta`: whether it is one. `dated`: whether
+    thisUpdate tells it from those before it."""
 
     body: bytes
     tag: str
     this_update_ms: int
     next_update_ms: int
     delta: bool = False
+    dated: bool = True
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
     _gzip: bytes | None = field(default=None, repr=False)
 
@@ -116,10 +118,11 @@ class PublishedCrls:
                 record = await crls.latest(connection, *scope, delta=delta)
                 if record is None and delta and await crls.newest(connection, *scope) is not None:
                     raise NotFound("there is no delta of this CRL", code="crl_unknown")
+                dated = record is not None and await crls.dated_alone(connection, record)
             if record is None:
                 raise Unavailable("the first CRL is not built yet", code="crl_missing", retry_after_s=2)
             tag = f"{record.number}-{record.crl[-_TAG_OCTETS:].hex()}"
-            published = PublishedCrl(record.crl, tag, record.this_update_ms, record.next_update_ms, delta)
+            published = PublishedCrl(record.crl, tag, record.this_update_ms, record.next_update_ms, delta, dated)
             if position == self._follower.position:
                 self._held[scope, delta] = published
             return published

@@ -10,13 +10,15 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from core.asn1.x509 import load_certificate
+from core.clock import from_datetime
 from core.store import authorities, crls
 from core.store.authorities import Authority
 from core.store.crls import CrlSummary, StatusChange
 from core.store.database import Database
 from core.store.feed import FeedEntry
 from core.store.follow import FeedFollower
-from crl.settings import CrlSettings
+from crl.settings import DAY_S, CrlSettings
 
 Scope = tuple[str, int]
 
@@ -27,17 +29,34 @@ _EARLY_SPACING = 5
 
 @dataclass(slots=True)
 class ScopeState:
-    """What is known of one scope. `changed_at_ms`: the first change that the newest CRL does not reflect."""
+    """What is known of one scope. `changed_at_ms`: the first change that the newest CRL does not reflect. `ends_ms`:
+    when the issuer's certificate ends; there is no CRL past that."""
 
     authority_id: str
     partition: int
     newest: CrlSummary | None = None
+    ends_ms: int | None = None
     changed_at_ms: int | None = None
     changed_seq: int = 0
     build_ms: int = 0
     failures: int = 0
     retry_at_ms: int = 0
     last_error: str | None = None
+
+    def ended(self, now_ms: int) -> bool:
+        """Whether the issuer's certificate has ended: nobody needs a CRL of it any more, and none is built."""
+        return self.ends_ms is not None and now_ms >= self.ends_ms
+
+    @property
+    def lasting(self) -> bool:
+        """Whether the newest CRL lasts as long as its issuer: however little that is, no other could last longer."""
+        return self.ends_ms is not None and self.newest is not None and self.newest.next_update_ms >= self.ends_ms
+
+    def late(self, now_ms: int, alarm_ms: int) -> bool:
+        """Whether there is no CRL, or less of its life left than that, and there should be more."""
+        if self.ended(now_ms) or self.lasting:
+            return False
+        return self.newest is None or self.newest.next_update_ms - now_ms < alarm_ms
 
     def note_crl(self, newest: CrlSummary | None) -> None:
         """Takes in the newest CRL; forgets the changes that it reflects."""
@@ -47,7 +66,8 @@ class ScopeState:
 
     def note_change(self, change: StatusChange) -> None:
         """Takes in a change, where the newest CRL does not reflect it."""
-        if self.newest is None or change.seq <= self.newest.feed_seq or change.seq <= self.changed_seq:
+        reflected = self.newest is not None and change.seq <= self.newest.feed_seq
+        if reflected or change.seq <= self.changed_seq:  # without a CRL: the first one may be under way without it
             return
         self.changed_seq = change.seq
         if self.changed_at_ms is None:
@@ -79,6 +99,11 @@ class ScopeState:
 def builds_crls(authority: Authority) -> bool:
     """Whether this authority's CRLs are made here: its certificate is installed and its key is not elsewhere."""
     return authority.certificate is not None and authority.key_id is not None
+
+
+def _end_ms(authority: Authority) -> int:
+    assert authority.certificate is not None
+    return from_datetime(load_certificate(authority.certificate).not_valid_after_utc)
 
 
 class Schedule:
@@ -128,7 +153,9 @@ class Schedule:
         if reload:
             wanted = [(a.id, partition) for a in here for partition in range(a.partitions)]
             self.scopes = {scope: self.scopes.get(scope) or ScopeState(*scope) for scope in wanted}
+            ends = {a.id: _end_ms(a) for a in here}
             for scope, state in self.scopes.items():
+                state.ends_ms = ends[state.authority_id]
                 state.note_crl(known.get(scope))
         for change in changes:
             state_of = self.scopes.get((change.authority_id, change.partition))
@@ -137,15 +164,19 @@ class Schedule:
 
     def due(self, now_ms: int, settings: CrlSettings) -> list[ScopeState]:
         """The scopes whose time has come, the one that has waited longest first."""
-        waiting = [(state.due_at_ms(settings), scope) for scope, state in self.scopes.items()]
+        there = [(scope, state) for scope, state in self.scopes.items() if not state.ended(now_ms)]
+        waiting = [(state.due_at_ms(settings), scope) for scope, state in there]
         return [self.scopes[scope] for at_ms, scope in sorted(waiting) if at_ms <= now_ms]
 
     def freshness(self, clock: Callable[[], int]) -> tuple[float, float]:
-        """(age of the oldest CRL, seconds to the first nextUpdate); (0, 0) where there is none."""
-        newest = [state.newest for state in self.scopes.values() if state.newest is not None]
-        if not newest:
-            return 0.0, 0.0
+        """(age of the oldest CRL, seconds to the first nextUpdate); (0, 0) where there is none.
+
+        Without those of issuers that have ended; nor does a nextUpdate count that is its issuer's end.
+        """
         now_ms = clock()
-        oldest_ms = min(summary.this_update_ms for summary in newest)
-        first_ms = min(summary.next_update_ms for summary in newest)
-        return (now_ms - oldest_ms) / 1000, (first_ms - now_ms) / 1000
+        states = [state for state in self.scopes.values() if not state.ended(now_ms)]
+        made = [state.newest.this_update_ms for state in states if state.newest is not None]
+        ends = [state.newest.next_update_ms for state in states if state.newest is not None and not state.lasting]
+        if not made:
+            return 0.0, 0.0
+        return (now_ms - min(made)) / 1000, (min(ends, default=now_ms + DAY_S * 1000) - now_ms) / 1000

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -19,11 +19,11 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from core.clock import Clock
-from core.errors import Conflict, QianyanError, Unavailable
+from core.errors import Conflict, QianyanError, Refused, Unavailable
 from core.lease import Leases
 from core.ports import SignatureVerifier, Signer
 from core.store import authorities, crls, leases
-from core.store.crls import CrlRecord, CrlSummary
+from core.store.crls import CrlRecord
 from core.store.database import Database
 from core.store.follow import FeedFollower
 from core.store.leases import Lease
@@ -40,50 +40,20 @@ from crl.check import (
     signature_problems,
     structure_problems,
 )
+from crl.digest import sm3
 from crl.facts import Known
 from crl.files import CrlFiles
 from crl.metrics import CrlMetrics
 from crl.published import PublishedCrls
 from crl.schedule import Schedule, Scope, ScopeState
 from crl.settings import CrlSettings
+from crl.standing import ScopeStatus as ScopeStatus
+from crl.standing import standing
 from crl.view import CrlView, read_crl, read_issuer, read_signed
 
 log = structlog.get_logger()
 
 _ATTEMPTS: Final = 3
-
-
-@dataclass(frozen=True, slots=True)
-class ScopeStatus:
-    """How one scope stands. `number` and what follows it are None where there is no CRL yet; so with the delta.
-
-    waiting: something was revoked, held or released that the CRL does not list yet. late: less of its life is left than
-    the alarm asks for. builder: who builds it now, or built it last.
-    """
-
-    authority_id: str
-    partition: int
-    number: int | None
-    this_update_ms: int | None
-    next_update_ms: int | None
-    age_s: float | None
-    seconds_left: float | None
-    entries: int | None
-    size: int | None
-    next_build_ms: int
-    waiting: bool
-    failures: int
-    last_error: str | None
-    late: bool = False
-    delta_number: int | None = None
-    delta_size: int | None = None
-    builder: str | None = None
-    building: bool = False
-
-    @property
-    def fresh(self) -> bool:
-        """Whether there is a CRL that may be served: what readiness asks."""
-        return self.seconds_left is not None and self.seconds_left >= 0
 
 
 def _system_jitter() -> float:
@@ -140,7 +110,7 @@ class CrlService:
 
     async def _try(self, scope: Scope, actor: str, *, wait: bool) -> CrlRecord | None:
         """One build, counted; None where another builder is at it and `wait` is not. Raises as `build`."""
-        began_ms = self.clock()
+        began_ms, began = self.clock(), time.monotonic()
         try:
             async with asyncio.timeout(self.settings.timeout_s):
                 record = await self._attempt(scope, actor, wait)
@@ -155,20 +125,23 @@ class CrlService:
             self._metrics.builds.labels(kind).inc()
             raise
         if record is not None:
-            self._note_built(record, self.clock() - began_ms)
+            # Not by the clock alone: one that is set right meanwhile would put the next build off by five times that.
+            self._note_built(record, min(self.clock() - began_ms, round((time.monotonic() - began) * 1000)))
         return record
 
     async def _attempt(self, scope: Scope, actor: str, wait: bool) -> CrlRecord | None:
         stock = self._stocks.setdefault(scope, Stock())
         async with stock.lock:
-            async with self._database.read() as connection:
-                await authorities.get(connection, scope[0])
+            if scope not in self._schedule.scopes:
+                async with self._database.read() as connection:
+                    await authorities.get(connection, scope[0])
             lease = await (self._leases.wait(scope) if wait else self._leases.acquire(scope))
             if lease is None:
                 return None
             async with self._leases.kept(lease):
-                point = await points.settled(self._database, scope, self._public_url)
-                snapshot = await steps.take_snapshot(self._database, scope, point.url, self.clock, self.settings, stock)
+                if stock.url is None:  # settled once and for all
+                    stock.url = (await points.settled(self._database, scope, self._public_url)).url
+                snapshot = await steps.take_snapshot(self._database, scope, stock.url, self.clock, self.settings, stock)
                 try:
                     return await self._build(scope, snapshot, stock, lease, actor)
                 except BaseException as error:
@@ -184,9 +157,13 @@ class CrlService:
         if snapshot.base is not None:
             contents.append(snapshot.delta_contents)
             drafts.append(await asyncio.to_thread(make_draft, Entries(), contents[1], snapshot.delta_changes, kept_s))
-        known = await self._check_unsigned(scope, snapshot, drafts)
+        try:
+            known = await self._check_unsigned(scope, snapshot, drafts)
+        except Refused:
+            stock.entries = None  # what is in memory may be what is wrong: the next attempt asks the store alone
+            raise
         signer = self._signer_for(snapshot.key_id)
-        signed = [await self._sign(signer, snapshot, draft) for draft in drafts]
+        signed, digests = zip(*[await self._sign(signer, snapshot, draft) for draft in drafts], strict=True)
         stock.entries = snapshot.entries
         snapshot.entries.settle(drafts[0])
         stock.feed_seq = snapshot.feed_seq
@@ -195,7 +172,7 @@ class CrlService:
             for what, crl, draft in zip(contents, signed, drafts, strict=True)
         )
         delta = deltas[0] if deltas else None
-        await steps.publish(self._database, full, delta, lease, self.clock, self.settings, actor=actor)
+        await steps.publish(self._database, full, delta, digests, lease, self.clock, self.settings, actor=actor)
         self._note_visible(snapshot, known, delta is not None)
         return full
 
@@ -206,19 +183,28 @@ class CrlService:
         async def read(draft: Draft) -> CrlView:
             return await asyncio.to_thread(read_crl, draft, second_max_bytes=limit)
 
+        async def read_previous() -> CrlView | None:
+            before = snapshot.previous
+            return None if before is None else await asyncio.to_thread(read_crl, before.crl, second_max_bytes=0)
+
         views: list[CrlView] = []
         try:
-            for draft in drafts:
-                views.append(await read(draft))
-            return await self._judge(scope, snapshot, views[0], views[1] if len(views) > 1 else None)
+            previous = asyncio.create_task(read_previous())  # on another core meanwhile, where there is one
+            try:
+                for draft in drafts:
+                    views.append(await read(draft))
+            finally:
+                await asyncio.wait([previous])
+            delta = views[1] if len(views) > 1 else None
+            return await self._judge(scope, snapshot, views[0], delta, previous.result())
         finally:
             for view in views:
                 view.entries.release()
 
-    async def _judge(self, scope: Scope, snapshot: Snapshot, view: CrlView, delta: CrlView | None) -> Known:
+    async def _judge(
+        self, scope: Scope, snapshot: Snapshot, view: CrlView, delta: CrlView | None, previous: CrlView | None
+    ) -> Known:
         """Raises Refused with everything that is wrong with the full CRL and its delta."""
-        before = snapshot.previous
-        previous = None if before is None else await asyncio.to_thread(read_crl, before.crl, second_max_bytes=0)
         history, finds, known = await steps.read_history(self._database, scope, snapshot, view, previous)
 
         def problems() -> list[Problem]:
@@ -233,8 +219,8 @@ class CrlService:
         refuse(await asyncio.to_thread(problems))
         return known
 
-    async def _sign(self, signer: Signer, snapshot: Snapshot, draft: Draft) -> bytes:
-        """The signed CRL: exactly the bytes that were checked, under the issuer's key."""
+    async def _sign(self, signer: Signer, snapshot: Snapshot, draft: Draft) -> tuple[bytes, bytes]:
+        """The signed CRL, exactly the bytes that were checked, under the issuer's key; and its SM3 digest."""
         start, end = draft.tbs
         with memoryview(draft) as whole, whole[start:end] as tbs:
             signature = await signer.sign(tbs)
@@ -243,8 +229,9 @@ class CrlService:
         def problems() -> list[Problem]:
             return signature_problems(crl, read_signed(crl), read_issuer(snapshot.certificate), self._verify)
 
-        refuse(await asyncio.to_thread(problems))
-        return crl
+        found, digest = await asyncio.gather(asyncio.to_thread(problems), sm3(crl))
+        refuse(found)
+        return crl, digest
 
     def _note_visible(self, snapshot: Snapshot, known: Known, delta: bool) -> None:
         """How long each revocation, hold and release took from its commit to the CRL that shows it."""
@@ -272,6 +259,15 @@ class CrlService:
             build_ms=build_ms,
         )
 
+    async def next_due_ms(self) -> int | None:
+        """When the next CRL is to be built, as the store has it now; None where none is built here.
+
+        Raises Unavailable.
+        """
+        await self._refresh()
+        now_ms, scopes = self.clock(), self._schedule.scopes.values()
+        return min((state.due_at_ms(self.settings) for state in scopes if not state.ended(now_ms)), default=None)
+
     async def build_due(self) -> int:
         """Builds every CRL whose time has come and returns how many were published.
 
@@ -288,7 +284,7 @@ class CrlService:
         """
         await self._refresh()
         now_ms = self.clock()
-        scopes = self._schedule.scopes.values()
+        scopes = [scope for scope in self._schedule.scopes.values() if not scope.ended(now_ms)]
         return await self._build_all(
             [s for s in scopes if s.changed_at_ms is not None or s.due_at_ms(self.settings) <= now_ms]
         )
@@ -329,13 +325,13 @@ class CrlService:
 
     async def _refresh(self) -> None:
         await self._schedule.refresh()
-        states = self._schedule.scopes.values()
+        now_ms, alarm_ms = self.clock(), self.settings.alarm_left_s * 1000
+        states = [state for state in self._schedule.scopes.values() if not state.ended(now_ms)]
         newest = [state.newest for state in states if state.newest is not None]
         self._metrics.entries.set(sum(summary.entries for summary in newest))
         self._metrics.size_bytes.set(sum(summary.size for summary in newest))
         self._metrics.missing.set(len(states) - len(newest))
-        now_ms, alarm_ms = self.clock(), self.settings.alarm_left_s * 1000
-        self._metrics.late.set(sum(summary.next_update_ms - now_ms < alarm_ms for summary in newest))
+        self._metrics.late.set(sum(state.newest is not None and state.late(now_ms, alarm_ms) for state in states))
 
     async def run(self, stop: asyncio.Event) -> None:
         """Builds what is due, and writes files where asked, until `stop` is set; a build that has begun is finished."""
@@ -370,32 +366,6 @@ class CrlService:
             builders = {(x.authority_id, x.partition): x for x in await leases.list_all(connection)}
         now_ms = self.clock()
         return [
-            self._status(state, now_ms, deltas.get(scope), builders.get(scope))
+            standing(state, now_ms, self.settings, deltas.get(scope), builders.get(scope))
             for scope, state in sorted(self._schedule.scopes.items())
         ]
-
-    def _status(self, state: ScopeState, now_ms: int, delta: CrlSummary | None, lease: Lease | None) -> ScopeStatus:
-        newest = state.newest
-        seconds_left = (newest.next_update_ms - now_ms) / 1000 if newest else None
-        if newest is None or (delta is not None and delta.number < newest.number):
-            delta = None
-        return ScopeStatus(
-            authority_id=state.authority_id,
-            partition=state.partition,
-            number=newest.number if newest else None,
-            this_update_ms=newest.this_update_ms if newest else None,
-            next_update_ms=newest.next_update_ms if newest else None,
-            age_s=(now_ms - newest.this_update_ms) / 1000 if newest else None,
-            seconds_left=seconds_left,
-            entries=newest.entries if newest else None,
-            size=newest.size if newest else None,
-            next_build_ms=state.due_at_ms(self.settings),
-            waiting=state.changed_at_ms is not None,
-            failures=state.failures,
-            last_error=state.last_error,
-            late=seconds_left is None or seconds_left < self.settings.alarm_left_s,
-            delta_number=delta.number if delta else None,
-            delta_size=delta.size if delta else None,
-            builder=lease.holder if lease else None,
-            building=lease.held if lease else False,
-        )

@@ -20,13 +20,14 @@ from core.store import authorities, certificates, keys
 from core.store.authorities import Authority
 from core.store.certificates import NewCertificate
 from core.store.crls import CrlRecord, latest
-from core.store.database import Database, create_database
+from core.store.database import Database
 from core.store.follow import FeedFollower
 from core.store.keys import KeyRecord
 from crl.service import CrlService
 from crl.settings import CrlSettings
 from signer._native import sm2
 from signer.engine.verify import verify_signature
+from tests.store_world import create_store
 
 PUBLIC_URL = "http://status.example.cn"
 NOON_MS = 1_795_003_200_250
@@ -214,7 +215,7 @@ class World:
 @asynccontextmanager
 async def make_world(directory: Path, clock: Callable[[], int] | None = None) -> AsyncIterator[World]:
     """A fresh store in `directory`, with a follower; no authority yet."""
-    database = await create_database(f"sqlite+aiosqlite:///{directory / 'store.sqlite3'}")
+    database = await create_store(f"sqlite+aiosqlite:///{directory / 'store.sqlite3'}")
     follower = await FeedFollower.start(database)
     try:
         yield World(database, follower, clock or SetClock())

@@ -20,7 +20,7 @@ from tests.running import Installation, Service, qianyan
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service that writes files, too."""
-    installation = Installation(tmp_path_factory.mktemp("crl") / "var").init()
+    installation = Installation(tmp_path_factory.mktemp("crl") / "var").made()
     installation.set("crl", 'directory = "www"')
     installation.set("crl", "debounce_s = 0.2")
     with Service(installation) as service:

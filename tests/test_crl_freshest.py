@@ -18,7 +18,7 @@ from sqlalchemy import text
 from core.asn1.distribution import delta_crl_url
 from core.model import RevocationReason
 from core.store import authorities, certificates, crls, feed, listed
-from core.store.database import Database, create_database
+from core.store.database import Database
 from core.store.follow import FeedFollower
 from crl import facts
 from crl._entries import Entries
@@ -37,7 +37,7 @@ from signer.issuance.settings import IssuanceSettings
 from tests import judges
 from tests.issuance_support import PUBLIC_URL, STATUS_OID, Installation, Request, installation, lint_complaints
 from tests.judges.bouncycastle import BouncyCastle
-from tests.store_world import NOW_MS
+from tests.store_world import NOW_MS, create_store
 from tests.store_world import certificate as stored
 
 FRESHEST = x509.ObjectIdentifier("2.5.29.46")
@@ -139,7 +139,7 @@ async def test_a_node_without_deltas_names_none(tmp_path: Path, delta: bool) -> 
 
 async def test_what_changed_is_found_by_way_of_the_feed(tmp_path: Path) -> None:
     """However many certificates there are, a build reads as many as have changed."""
-    database: Database = await create_database(f"sqlite+aiosqlite:///{tmp_path}/store.sqlite3")
+    database: Database = await create_store(f"sqlite+aiosqlite:///{tmp_path}/store.sqlite3")
     try:
         async with database.read() as connection:
             for statement in (listed._CHANGES["sqlite"], listed._FACTS["sqlite"]):

@@ -9,15 +9,17 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from prometheus_client import CollectorRegistry
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from core.asn1.distribution import crl_distribution_points
+from core.asn1.names import build_name
 from core.asn1.x509 import key_identifier
 from core.clock import system_clock, to_datetime
 from core.errors import NotFound, Refused, Unavailable
 from core.model import RevocationReason
 from core.store import audit, authorities, crls
 from core.store.schema import audit as audit_table
+from core.store.schema import authorities as authorities_table
 from core.store.schema import outbox
 from tests.crl_world import DAY_MS, HOUR_MS, NOON_MS, PUBLIC_URL, SetClock, World, listed, make_world, number_of
 
@@ -241,13 +243,31 @@ async def test_a_key_that_refuses_leaves_the_old_crl_and_is_tried_again_later(wo
 
 
 async def test_one_failing_scope_does_not_hold_up_the_others(world: World) -> None:
-    await world.add_authority("ending", not_after_ms=NOON_MS - HOUR_MS)
+    await world.add_authority("another")
+    async with world.database.write() as connection:  # its row and its certificate do not fit
+        named = build_name({"C": "CN", "CN": "somebody else"}).public_bytes()
+        await connection.execute(
+            update(authorities_table).where(authorities_table.c.id == "another").values(subject=named)
+        )
     service = world.service()
     assert await service.build_due() == 1
     by_id = {status.authority_id: status for status in await service.status()}
     assert by_id["issuing"].fresh
-    assert not by_id["ending"].fresh
-    assert by_id["ending"].last_error == "issuer_expired"
+    assert not by_id["another"].fresh
+    assert by_id["another"].late
+    assert by_id["another"].last_error == "crl_issuer"
+
+
+async def test_an_authority_that_has_ended_has_no_crl(world: World) -> None:
+    await world.add_authority("ended", not_after_ms=NOON_MS - HOUR_MS)
+    service = world.service()
+    assert await service.build_due() == 1
+    (ended,) = [status for status in await service.status() if status.ended]
+    assert (ended.authority_id, ended.number, ended.late, ended.failures) == ("ended", None, False, 0)
+    assert await service.next_due_ms() == (await world.newest()).this_update_ms + HOUR_MS
+    with pytest.raises(Refused) as refused:
+        await service.build("ended", 0)
+    assert refused.value.code == "issuer_expired"
 
 
 async def test_a_changed_public_url_is_for_new_partitions_only(world: World, clock: SetClock) -> None:

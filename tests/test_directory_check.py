@@ -163,7 +163,7 @@ def command(installation: Installation, *arguments: str) -> tuple[int, Any]:
 
 def test_an_installation_publishes_what_it_issues_by_command(slapd: Slapd, tmp_path: Path) -> None:
     base = f"ou=commands,{SUFFIX}"
-    installation = Installation(tmp_path / "here").init()
+    installation = Installation(tmp_path / "here").made()
     text = installation.config.read_text()
     installation.config.write_text(
         f'{text}\n[[directory.targets]]\nname = "main"\nurl = "{slapd.url}"\nbase = "{base}"\n'

@@ -60,6 +60,21 @@ def subject_of(der: bytes, kind: str) -> str:
     return done.stdout.decode()
 
 
+async def test_what_this_process_commits_is_published_without_waiting_for_a_look(
+    slapd: Slapd, database: Database, base: str
+) -> None:
+    """An outbox that is looked at once a day is empty all the same."""
+    holders = await Holders(database).begin()
+    settings = directory_settings(slapd.target(base)).model_copy(update={"poll_s": 86_400.0})
+    service = new_service(database, settings)
+    async with publishing(service):
+        await caught_up(service)
+        for _ in range(2):
+            ((_, der),) = await holders.issue()
+            await caught_up(service)
+            assert der in slapd.certificates(base)
+
+
 async def test_certificates_and_lists_are_found_with_ldapsearch(slapd: Slapd, database: Database, base: str) -> None:
     holders = await Holders(database).begin(partitions=2)
     registry = CollectorRegistry()

@@ -87,9 +87,17 @@ class Publisher:
         self._failures = 0
         self._doing_well = False
         self._trouble: str | None = None
+        self._committed = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Publishes until `stop`. A failure of either end is logged, kept for `status`, and tried again."""
+        self._database.on_commit.append(self._committed.set)
+        try:
+            await self._run(stop)
+        finally:
+            self._database.on_commit.remove(self._committed.set)
+
+    async def _run(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
             try:
                 async with held(
@@ -193,6 +201,7 @@ class Publisher:
     async def _work(self, lease: Lease, stop: asyncio.Event) -> None:
         while not stop.is_set():
             lease.check()
+            self._committed.clear()
             async with self._database.read() as connection:
                 work = await self._look(connection)
             if work.due or work.rows:
@@ -207,7 +216,10 @@ class Publisher:
             await self._succeeded(lease)
 
     async def _rest(self, lease: Lease, work: _Work, stop: asyncio.Event) -> None:
-        """Nothing to do: waits a little, and now and then sees whether the target still has what it took."""
+        """Nothing to do: waits for a commit of this process, or a little for those of others.
+
+        Now and then sees whether the target still has what it took.
+        """
         await self._mark(work.target)
         self._metrics.pending.labels(self.name).set(0)
         self._metrics.lag_seconds.labels(self.name).set(0)
@@ -218,7 +230,7 @@ class Publisher:
                 raise SinkDown("the target is not as it was left")
             self._looked_at = time.monotonic()
         await self._succeeded(lease)
-        await _until(stop, self._settings.poll_s)
+        await _until_any(stop, self._committed, self._settings.poll_s)
 
     async def _mark(self, target: Target) -> None:
         """Moves the mark to the position that is committed: it never stands past the store's."""
@@ -351,3 +363,13 @@ def _cut(rows: Sequence[OutboxRow]) -> list[OutboxRow]:
 async def _until(stop: asyncio.Event, seconds: float) -> None:
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(stop.wait(), seconds)
+
+
+async def _until_any(stop: asyncio.Event, other: asyncio.Event, seconds: float) -> None:
+    """Returns when either is set, or that time is over."""
+    waiting = [asyncio.create_task(event.wait()) for event in (stop, other)]
+    try:
+        await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()

@@ -1,11 +1,16 @@
-"""A year of revocations, in minutes: the clock is set, everything else is the service itself.
+"""A year of revocations, in minutes: the clock jumps to what is due next, everything else is the service itself.
 
-python tests/simulate/year.py [--holders N] [--days D] [--share S] [--partitions P] [--step SECONDS]
-So many holders, each with two certificates; a share of them revoked (both certificates), held or released in working
-hours, spread over the year; certificates end and new ones come. The builder looks every `step` seconds of the set
-clock, as it does every `crl.poll_s` of a real one. For each change the delay to each channel is taken: the full CRL,
-the delta, the file. What is never allowed is checked all along: a number that does not rise, a CRL past its nextUpdate,
-an entry lost. Prints the longest delay to each channel; exits 1 where one passes a day or a check fails.
+python tests/simulate/year.py [--holders N] [--days D] [--share S] [--moments M] [--no-directory] [--directory DIR] …
+So many holders with two certificates each; a share of them is revoked (both certificates) in the year, in M
+transactions a working day, some by way of a hold, some of these resumed. Day by day the certificates of two years ago
+end and new ones are issued; after a third of the year a second partition is opened, after two thirds an authority with
+a new key takes over. Store, builder, check, publication, files, OCSP responder, outbox and publisher are the service's
+own, and the LDAP server is a real one (slapd). The clock runs as the machine's does while they work, and
+jumps where nothing is due. For each change of each certificate the delay to each channel is taken, from the commit to
+what the channel then hands out. What may never happen is looked for all along: a number that goes back, a CRL past its
+nextUpdate, a change that does not show, an entry lost. Prints the delays; exits 1 where one passes a day or a check
+fails. Needs some 3 GB in DIR (/dev/shm where there is one) for a million
+holders.
 """
 
 from __future__ import annotations
@@ -14,239 +19,272 @@ import argparse
 import asyncio
 import logging
 import random
+import resource
 import sqlite3
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import structlog
-from prometheus_client import CollectorRegistry
 
-from core.model import CertificateState, RevocationReason, serial_to_bytes
-from core.store import certificates, crls, listed
-from core.store.database import Database, open_database
-from core.store.follow import FeedFollower
-from crl._entries import Entries
-from crl.files import CrlFiles
-from crl.metrics import CrlMetrics
-from crl.service import CrlService, ScopeStatus
+from core.audit import AuditEvent
+from core.model import RevocationReason, serial_to_hex
+from core.store import audit, certificates, crl_points, outbox
+from core.store.certificates import NewCertificate
 from crl.view import read_crl
-from tests.crl_world import DAY_MS, NOON_MS, SetClock, World, make_world
+from status.directory.check import Checker
+from tests.crl_world import PUBLIC_URL
+from tests.simulate.channels import Change, Channels
+from tests.simulate.plan import DAY_MS, DAY_S, LIFE_DAYS, Moment, Outcome, Plan, Timetable, make_timetable
+from tests.simulate.plan import new_serial as random_serial
+from tests.simulate.scene import Scene, open_scene
+from tests.simulate.stock import ISSUING, USAGES, issue, new_row
 
-DAY_S = 86_400
-#: Working hours, in seconds of the day.
-OPEN_S, CLOSE_S = 9 * 3600, 18 * 3600
+SUCCESSOR = "issuing-2"
+_AT_ONCE = 2_000
+#: How long the certificate of an entry may have ended, in a CRL.
+_GONE_AFTER_MS = 3 * 3_600_000
+_PATIENCE_MS = 3_600_000
 
-
-@dataclass(slots=True)
-class Plan:
-    """What is simulated. `per_day`: holders whose status changes on a working day."""
-
-    holders: int = 1_000_000
-    days: int = 365
-    share: float = 0.05
-    partitions: int = 1
-    step_s: float = 30.0
-
-    @property
-    def per_day(self) -> float:
-        """Five working days in seven."""
-        return self.holders * self.share * 7 / 5 / 365
+#: Called after each day with its number (-1: all is there to begin) and what came of the year so far.
+_Progress = Callable[[int, Outcome], None]
 
 
-@dataclass(slots=True)
-class Outcome:
-    """What came of it. `longest_s`: by channel; `faults`: what was never to happen."""
-
-    longest_s: dict[str, float] = field(default_factory=dict)
-    changes: int = 0
-    builds: int = 0
-    entries: int = 0
-    faults: list[str] = field(default_factory=list)
-
-
-def _fill(path: Path, plan: Plan, chance: random.Random) -> list[int]:
-    """Only the certificates whose status will change, and as many again: the rest is in no CRL. Returns serials."""
-    wanted = round(plan.holders * plan.share * plan.days / 365) * 2 + 100
-    serials = [chance.getrandbits(126) | 1 << 126 for _ in range(wanted * 2)]
-    names = (
-        "id, authority_id, serial, usage, profile, subject, public_key, not_before_ms, not_after_ms, partition,"
-        " status_month, status_index, certificate, issued_at_ms, state"
-    )
-    connection = sqlite3.connect(path)
-    with connection:
-        connection.executemany(
-            f"INSERT INTO certificates ({names}) VALUES ({','.join('?' * 15)})",
-            (
-                (number, "issuing", serial_to_bytes(serial), "sign", "person", b"", b"", NOON_MS,
-                 NOON_MS + chance.randint(20, 700) * DAY_MS, serial % plan.partitions, 1, number, b"", NOON_MS,
-                 "good")
-                for number, serial in enumerate(serials, 1)
-            ),
-        )  # fmt: skip
-        connection.execute(
-            "INSERT INTO certificate_serials SELECT id, authority_id, serial, status_month FROM certificates"
-        )
-    connection.close()
-    chance.shuffle(serials)
-    return serials
+def _quiet(_day: int, _so_far: Outcome) -> None:
+    """No progress shown."""
 
 
 class Year:
     """One run."""
 
-    def __init__(self, world: World, service: CrlService, files: CrlFiles, plan: Plan, chance: random.Random) -> None:
-        self._world, self._service, self._files, self._plan = world, service, files, plan
-        self._database: Database = world.database
-        self._chance = chance
-        assert isinstance(world.clock, SetClock)
-        self._clock = world.clock
-        self._held: list[int] = []
-        self._numbers: dict[int, int] = {}
-        self._pending: dict[str, list[int]] = {"full": [], "delta": [], "file": []}
-        self.outcome = Outcome()
+    def __init__(self, scene: Scene, plan: Plan, table: Timetable, store: Path) -> None:
+        self._scene, self._plan, self._table, self._store = scene, plan, table, store
+        self._chance = random.Random(plan.seed + 2)
+        self._issuer = ISSUING
+        self._index = plan.holders * 2
+        self.outcome = Outcome(certificates=plan.holders * 2)
+        self._channels = Channels(scene, self.outcome)
 
-    async def run(self, serials: list[int]) -> Outcome:
-        """Day after day."""
+    async def run(self, progress: _Progress) -> Outcome:
+        """Day after day; `progress` is told of each that is over."""
+        await self._advance(self._scene.begin_ms)
         for day in range(self._plan.days):
-            start_ms = NOON_MS + day * DAY_MS
-            events = self._events(day)
-            for at_s in [*events, DAY_S - 1]:
-                await self._until(start_ms + round(at_s * 1000))
-                if at_s < DAY_S - 1 and len(serials) > 2:
-                    await self._change(serials)
-            await self._audit()
-        await self._until(self._clock() + 600_000)
-        for channel, left in self._pending.items():
-            if left:
-                self.outcome.faults.append(f"{len(left)} changes never reached the {channel}")
+            start_ms = self._scene.begin_ms + day * DAY_MS
+            await self._advance(start_ms)
+            if day == self._plan.partition_day:
+                await self._open_partition()
+            if day == self._plan.roll_day:
+                await self._scene.add_authority(SUCCESSOR)
+                self._issuer = SUCCESSOR
+                await self._issue(day, anchors=[(SUCCESSOR, 0)])
+            await self._issue(day)
+            for moment in self._table.of_day(day):
+                await self._advance(self._scene.begin_ms + round(moment.at_s * 1000))
+                await self._play(moment)
+            await self._advance(start_ms + DAY_MS - 1)
+            if day % 7 == 6 or day == self._plan.days - 1:
+                await asyncio.to_thread(self._audit, await self._served())
+            progress(day, self.outcome)
+        await self._end()
         return self.outcome
 
-    def _events(self, day: int) -> list[float]:
-        """When holders' statuses change on that day."""
-        if day % 7 >= 5:
-            return []
-        count = int(self._plan.per_day) + (self._chance.random() < self._plan.per_day % 1)
-        return sorted(self._chance.uniform(OPEN_S, CLOSE_S) for _ in range(count))
-
-    async def _until(self, at_ms: int) -> None:
-        """Lets the builder look at every step of the clock at which something is due, up to `at_ms`."""
-        status = await self._service.status()
+    async def _advance(self, to_ms: float) -> None:
+        """Lets the builder look whenever something is due, as late as its rhythm has it, up to `to_ms`."""
+        scene = self._scene
         while True:
-            due_ms = min(scope.next_build_ms for scope in status)
-            step_ms = round(self._plan.step_s * 1000)
-            look_ms = -(-max(due_ms, self._clock()) // step_ms) * step_ms
-            if look_ms > at_ms:
+            due_ms = await scene.crl.next_due_ms()
+            if due_ms is None or due_ms > max(to_ms, scene.clock()):
                 break
-            self._clock.now_ms = max(self._clock(), look_ms)
-            self.outcome.builds += await self._service.build_due()
-            await self._files.sync()
-            status = await self._service.status()
-            self._note(status)
-        self._clock.now_ms = max(self._clock(), at_ms)
+            scene.clock.jump(due_ms + self._chance.uniform(0, scene.crl.settings.poll_s) * 1000)
+            self._channels.ended()
+            built = await scene.crl.build_due()
+            if built:
+                self.outcome.builds += built
+                await scene.files.sync()
+                await self._channels.crls()
+        scene.clock.jump(to_ms)
 
-    async def _change(self, serials: list[int]) -> None:
-        """A holder's two certificates: revoked mostly, held now and then; some holds end."""
-        async with self._database.write() as connection:
-            if self._held and self._chance.random() < 0.1:
-                chosen = [self._held.pop(self._chance.randrange(len(self._held)))]
-                for serial in chosen:
-                    record = await certificates.find(connection, serial)
-                    await certificates.release(connection, record, at_ms=self._clock())
-            else:
-                chosen = [serials.pop(), serials.pop()]
-                hold = self._chance.random() < 0.15
-                reason = RevocationReason.CERTIFICATE_HOLD if hold else RevocationReason.SUPERSEDED
-                for serial in chosen:
-                    record = await certificates.find(connection, serial)
-                    assert record.state is CertificateState.GOOD
-                    await certificates.revoke(connection, record, reason, at_ms=self._clock())
-                self._held += chosen if hold else []
-        self.outcome.changes += len(chosen)
-        for channel in self._pending:
-            self._pending[channel].append(self._clock())
+    async def _play(self, moment: Moment) -> None:
+        """One transaction, and what every channel says after it."""
+        scene = self._scene
+        first, kind = moment.changes[0]
+        if kind != "released":
+            await self._channels.ask(first.scopes[0][0], [first.serials[0]])  # an answer is kept that must not be given
+        changes = await self._commit(moment)
+        async with scene.database.read() as connection:
+            head = await outbox.head(connection)
+        await self._channels.ocsp(changes)
+        self._channels.pending += changes
+        until_ms = scene.clock() + _PATIENCE_MS
+        while self._channels.pending and scene.clock() < until_ms:
+            due_ms = await scene.crl.next_due_ms()
+            await self._advance(until_ms if due_ms is None else due_ms)
+        if self._channels.pending:
+            self._channels.fault(f"{len(self._channels.pending)} changes are on no CRL after an hour")
+        async with scene.database.read() as connection:
+            crl_head = await outbox.head(connection)
+        await self._channels.directory(changes, head, crl_head)
 
-    def _note(self, status: list[ScopeStatus]) -> None:
-        """Takes the delay of what the channels show by now, all at the one moment of the set clock."""
-        shown = all(not scope.waiting for scope in status)
-        for channel, waiting in self._pending.items():
-            if shown and waiting:
-                longest = (self._clock() - min(waiting)) / 1000
-                self.outcome.longest_s[channel] = max(self.outcome.longest_s.get(channel, 0.0), longest)
-                waiting.clear()
-            if channel == "delta" and any(scope.delta_number != scope.number for scope in status if scope.number != 1):
-                self.outcome.faults.append("a full CRL without its delta")
-        for scope in status:
-            number = scope.number or 0
-            if number < self._numbers.get(scope.partition, 0):
-                self.outcome.faults.append(f"number {number} of partition {scope.partition} went back")
-            self._numbers[scope.partition] = number
-            if scope.seconds_left is not None and scope.seconds_left < 0:
-                self.outcome.faults.append(f"partition {scope.partition} was past its nextUpdate")
+    async def _commit(self, moment: Moment) -> list[Change]:
+        """As the service does it: status, feed, outbox and record in one transaction."""
+        done = []
+        at_ms = self._scene.clock()
+        async with self._scene.database.write() as connection:
+            for holder, kind in moment.changes:
+                reason = RevocationReason.CERTIFICATE_HOLD if kind == "held" else self._reason()
+                for serial, scope in zip(holder.serials, holder.scopes, strict=True):
+                    record = await certificates.find(connection, serial, scope[0])
+                    if kind == "released":
+                        await certificates.release(connection, record, at_ms=at_ms)
+                    else:
+                        await certificates.revoke(connection, record, reason, at_ms=at_ms)
+                    reference = f"{scope[0]}/{serial_to_hex(serial)}"
+                    await outbox.put(connection, "certificate", reference, at_ms=at_ms)
+                    event = AuditEvent("year", f"certificate.{kind}", reference)
+                    await audit.append(connection, event, at_ms=at_ms)
+                    self.outcome.changes[kind] += 1
+                    done.append(Change(scope, serial, kind, at_ms))
+        return done
 
-    async def _audit(self) -> None:
-        """At a day's end the newest CRLs list exactly what the store has, read by neither builder nor check."""
+    def _reason(self) -> RevocationReason:
+        known = (RevocationReason.SUPERSEDED, RevocationReason.KEY_COMPROMISE, RevocationReason.UNSPECIFIED)
+        return self._chance.choice(known)
+
+    async def _open_partition(self) -> None:
+        """From now on certificates of the first authority go to two partitions."""
+        async with self._scene.database.write() as connection:
+            await crl_points.open_first(connection, ISSUING, 2, PUBLIC_URL, at_ms=self._scene.clock())
+        self._scene.scopes.append((ISSUING, 1))
+        await self._issue(self._plan.partition_day, anchors=[(ISSUING, 1)])
+
+    async def _issue(self, day: int, *, anchors: list[tuple[str, int]] | None = None) -> None:
+        """The day's new certificates; or, for new partitions, a first one each, which shows what their IDP must be."""
+        ends_ms = self._scene.begin_ms + (day + LIFE_DAYS) * DAY_MS
+        rows = [self._row(scope, random_serial(self._chance), "sign", ends_ms) for scope in anchors or ()]
+        if anchors is None:
+            scopes = [scope for scope in self._scene.scopes if scope[0] == self._issuer]
+            for holder in self._table.issued[day]:
+                holder.scopes = [scopes[serial % len(scopes)] for serial in holder.serials]
+                for serial, scope, usage in zip(holder.serials, holder.scopes, USAGES, strict=True):
+                    rows.append(self._row(scope, serial, usage, ends_ms))
+            serials = [random_serial(self._chance) for _ in range(len(rows), self._plan.issued_a_day)]
+            others = [(*scopes[serial % len(scopes)], serial, ends_ms) for serial in serials]
+            await asyncio.to_thread(issue, self._store, others, self._scene.clock(), self._index)
+            self._index += len(others)
+            self.outcome.certificates += len(others)
+        await self._record(rows)
+
+    async def _record(self, rows: list[NewCertificate]) -> None:
+        """As issuance in bulk does."""
+        at_ms = self._scene.clock()
+        for start in range(0, len(rows), _AT_ONCE):
+            some = rows[start : start + _AT_ONCE]
+            async with self._scene.database.write() as connection:
+                await certificates.load(connection, some, at_ms=at_ms)
+                for row in some:
+                    reference = f"{row.authority_id}/{serial_to_hex(row.serial)}"
+                    await outbox.put(connection, "certificate", reference, at_ms=at_ms)
+        self.outcome.certificates += len(rows)
+
+    def _row(self, scope: tuple[str, int], serial: int, usage: str, ends_ms: int) -> NewCertificate:
+        url = f"{PUBLIC_URL}/crl/{scope[0]}/{scope[1]}.crl"
+        made = self._scene.branches[scope[0]].maker.make(serial, url, ends_ms - LIFE_DAYS * DAY_MS, ends_ms)
+        self._index += 1
+        return new_row(scope[0], serial, usage, scope[1], ends_ms, self._index, made)
+
+    async def _served(self) -> dict[tuple[str, int], bytes]:
+        return {scope: (await self._scene.crl.published.current(scope)).body for scope in self._scene.scopes}
+
+    def _audit(self, served: dict[tuple[str, int], bytes]) -> None:
+        """The newest CRLs list exactly what the store has, asked by neither builder's nor check's queries."""
         self.outcome.entries = 0
-        for partition in range(self._plan.partitions):
-            async with self._database.read() as connection:
-                record = await crls.latest(connection, "issuing", partition)
-                assert record is not None
-                entries = Entries()
-                await listed.load(connection, "issuing", partition, entries, expired_after_ms=record.this_update_ms)
-            self.outcome.entries += record.entries
-            unlisted = len(entries) - len(read_crl(record.crl, second_max_bytes=0).entries)
-            if unlisted > 0:
-                self.outcome.faults.append(f"partition {partition} lacks {unlisted} of {len(entries)}")
+        connection = sqlite3.connect(f"file:{self._store}?mode=ro", uri=True)
+        for (authority_id, partition), crl in served.items():
+            view = read_crl(crl, second_max_bytes=0)
+            self.outcome.entries += len(view.entries)
+            rows = connection.execute(
+                "SELECT serial, not_after_ms FROM certificates WHERE authority_id = ? AND partition = ?"
+                " AND revoked_at_ms IS NOT NULL",
+                (authority_id, partition),
+            ).fetchall()
+            here = [int.from_bytes(serial, "big") for serial, end_ms in rows if end_ms >= view.this_update_ms]
+            lost = sum(view.entries.find(serial) is None for serial in here)
+            if lost:
+                self._channels.fault(f"{authority_id}/{partition} lacks {lost} of {len(here)}")
+            most = sum(end_ms >= view.this_update_ms - _GONE_AFTER_MS for _, end_ms in rows)
+            if len(view.entries) > most:
+                self._channels.fault(f"{authority_id}/{partition} has {len(view.entries)} entries in place of {most}")
+            self.outcome.gone += len(rows) - len(view.entries) if self._last(view.this_update_ms) else 0
+        connection.close()
+
+    def _last(self, at_ms: int) -> bool:
+        return at_ms >= self._scene.begin_ms + (self._plan.days - 1) * DAY_MS
+
+    async def _end(self) -> None:
+        """The builds that failed, and the directory as a whole."""
+        for outcome in ("superseded", "unavailable", "refused", "internal", "conflict"):
+            failed = self._scene.registry.get_sample_value("qianyan_crl_builds_total", {"outcome": outcome})
+            if failed:
+                self._channels.fault(f"{failed:.0f} builds were {outcome}")
+        if self._scene.publication is not None and self._scene.target is not None:
+            async with self._scene.database.read() as connection:
+                head = await outbox.head(connection)
+            await self._channels.directory([], head, head)
+            report = await Checker(self._scene.publication, self._scene.target, repair=False).run()
+            if not report.good:
+                self._channels.fault(f"the directory differs from the store: {report.examples[:5]}")
 
 
-async def simulate(directory: Path, plan: Plan, seed: int = 1) -> Outcome:
+async def simulate(directory: Path, plan: Plan, progress: _Progress = _quiet) -> Outcome:
     """The whole run in `directory`."""
-    chance = random.Random(seed)
-    async with make_world(directory) as made:
-        await made.add_authority(partitions=plan.partitions)
-        signer, certificate = made.signer, made.certificate
-    serials = _fill(directory / "store.sqlite3", plan, chance)
-    database = await open_database(f"sqlite+aiosqlite:///{directory / 'store.sqlite3'}")
-    follower = await FeedFollower.start(database)
-    world = World(database, follower, SetClock())
-    world.signer, world.certificate = signer, certificate
-    metrics = CrlMetrics.make(CollectorRegistry())
-    files = CrlFiles(database, follower, directory / "www", world.clock, metrics)
-    try:
-        service = world.service(second_parser_max_bytes=0, keep=24)
-        return await Year(world, service, files, plan, chance).run(serials)
-    finally:
-        follower.close()
-        await database.close()
+    table = make_timetable(plan, random.Random(plan.seed))
+    async with open_scene(directory, plan, table) as scene:
+        year = Year(scene, plan, table, directory / "store.sqlite3")
+        progress(-1, year.outcome)
+        return await year.run(progress)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for one in fields(Plan):
+        if one.name != "directory":
+            parser.add_argument(f"--{one.name}", type=type(one.default), default=one.default)
+    parser.add_argument("--no-directory", action="store_true", help="without an LDAP server")
+    parser.add_argument("--directory", default="/dev/shm" if Path("/dev/shm").is_dir() else None)
+    return parser.parse_args()
 
 
 def main() -> None:
     """See the module."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    plan = Plan()
-    parser.add_argument("--holders", type=int, default=plan.holders)
-    parser.add_argument("--days", type=int, default=plan.days)
-    parser.add_argument("--share", type=float, default=plan.share)
-    parser.add_argument("--partitions", type=int, default=plan.partitions)
-    parser.add_argument("--step", dest="step_s", type=float, default=plan.step_s)
-    parser.add_argument("--directory", default="/dev/shm" if Path("/dev/shm").is_dir() else None)
-    options = vars(parser.parse_args())
+    options = vars(_options())
+    place = options.pop("directory")
+    plan = Plan(directory=not options.pop("no_directory"), **options)
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory(dir=options.pop("directory")) as directory:
-        outcome = asyncio.run(simulate(Path(directory), Plan(**options)))
+
+    def progress(day: int, so_far: Outcome) -> None:
+        if (day + 1) % max(1, plan.days // 50) == 0:
+            minutes = (time.perf_counter() - began) / 60
+            done = f"{sum(so_far.changes.values()):,} changes, {so_far.builds:,} CRLs, {len(so_far.faults)} faults"
+            print(f"day {day + 1:4} of {plan.days}  {minutes:6.1f} min  {done}", file=sys.stderr)
+
+    with tempfile.TemporaryDirectory(dir=place) as directory:
+        outcome = asyncio.run(simulate(Path(directory), plan, progress))
     minutes = (time.perf_counter() - began) / 60
-    print(f"{options['days']} days of {options['holders']:,} holders in {minutes:.1f} minutes:")
-    print(f"{outcome.changes:,} changes, {outcome.builds:,} CRLs, {outcome.entries:,} entries at the end")
-    for channel, seconds in outcome.longest_s.items():
-        print(f"longest delay to the {channel:5}: {seconds:7.1f} s")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    print(f"{plan.days} days of {plan.holders:,} holders in {minutes:.1f} minutes, {peak:,} MiB at most:")
+    said = ", ".join(f"{count:,} {kind}" for kind, count in outcome.changes.items())
+    print(f"{outcome.certificates:,} certificates: {said}; {outcome.builds:,} CRLs, each with its delta")
+    print(f"{outcome.entries:,} entries at the end, {outcome.gone:,} had left with their certificates' end")
+    print(*outcome.lines(), sep="\n")
     for fault in outcome.faults[:20]:
         print(f"FAULT: {fault}")
-    if outcome.faults or max(outcome.longest_s.values()) > DAY_S:
+    if outcome.faults or max(outcome.longest_s().values()) > DAY_S:
         sys.exit(1)
 
 

@@ -4,8 +4,10 @@
  *
  * The blocks of one message follow upon each other, but their message
  * schedules do not: those of as many blocks as a vector has lanes are computed
- * together and put down, and the rounds then only add words from memory. What
- * bounds the rounds is the way from the word e of one round to that of the
+ * together and put down, and the rounds then only add words from memory. Those
+ * of the next blocks are made a few words at a time, between the blocks before:
+ * the rounds leave the vector units, and most places for instructions, free.
+ * What bounds the rounds is the way from the word e of one round to that of the
  * next. e comes as the exclusive or of two halves, u (early by one step) and
  * v (early by two), and the selection that needs it first,
  *     sel(e, f, g) = g ^ (e & (f ^ g)) = (g ^ (v & (f ^ g))) ^ (u & (f ^ g)),
@@ -17,18 +19,22 @@
 
 #define SM3_PIN(x) __asm__("" : "+r"(x))
 
-/* W_j and W'_j of as many blocks as there are lanes: words 64 + j are W'_j. */
+/* W_j of as many blocks as there are lanes, and W'_j = W_j ^ W_(j+4). */
+#define SM3_LONG_WORDS 68
 typedef union {
-    sm3_v v[128];
-    uint32_t word[128 * SM3_V_LANES];
+    sm3_v v[SM3_LONG_WORDS + 64];
+    uint32_t word[(SM3_LONG_WORDS + 64) * SM3_V_LANES];
 } sm3_long_schedule;
+
+/* After the first block's rounds, words 16 to 67 of the next schedule are made over those of the others. */
+#define SM3_LONG_SHARE ((SM3_LONG_WORDS - 16 + SM3_V_LANES - 2) / (SM3_V_LANES - 1))
 
 /* One round: ff and gg are made, fg is f ^ g, w the schedule in the block's lane. CT: yes. */
 #define SM3_LONG_ROUND(a, b, c, d, e, f, g, h, j, ff, gg)                        \
     do {                                                                         \
         uint32_t a12_ = sm3_rol(a, 12), k_ = a12_ + sm3_t[j];                    \
         uint32_t hw_ = (h) + w[(j) * SM3_V_LANES];                               \
-        uint32_t dx_ = (ff) + ((d) + w[(64 + (j)) * SM3_V_LANES]);               \
+        uint32_t dx_ = (ff) + ((d) + w[(SM3_LONG_WORDS + (j)) * SM3_V_LANES]);               \
         uint32_t ss1_, gh_, tt2_;                                                \
         SM3_PIN(k_);                                                             \
         SM3_PIN(hw_);                                                            \
@@ -74,7 +80,7 @@ typedef union {
     } while (0)
 
 /* state := compress of the block whose schedule is at w, in steps of a vector. CT: yes. */
-static __attribute__((noinline)) void sm3_long_rounds(uint32_t state[8], const uint32_t *w)
+SM2_INLINE void sm3_long_rounds(uint32_t state[8], const uint32_t *w)
 {
     uint32_t a = state[0], b = state[1], c = state[2], d = state[3];
     uint32_t e = state[4], f = state[5], g = state[6], h = state[7];
@@ -100,12 +106,12 @@ static __attribute__((noinline)) void sm3_long_rounds(uint32_t state[8], const u
     state[4] ^= e, state[5] ^= f, state[6] ^= g, state[7] ^= h;
 }
 
-/* s := the schedules of the SM3_V_LANES blocks at p. CT: yes. */
-SM2_INLINE void sm3_long_expand(sm3_long_schedule *s, const uint8_t *p)
+/* The first sixteen words of the SM3_V_LANES blocks at p. CT: yes. */
+SM2_INLINE void sm3_long_load(sm3_long_schedule *s, const uint8_t *p)
 {
     const uint8_t *at[SM3_V_LANES];
-    sm3_v w[16], before, x;
-    int i, j;
+    sm3_v w[16];
+    int i;
 
     for (i = 0; i < SM3_V_LANES; i++) {
         at[i] = p + SM3_BLOCK_SIZE * i;
@@ -115,41 +121,51 @@ SM2_INLINE void sm3_long_expand(sm3_long_schedule *s, const uint8_t *p)
     for (i = 0; i < 16; i++) {
         s->v[i] = w[i];
         if (i < 12) {
-            s->v[64 + i] = sm3_v_xor(w[i], w[i + 4]);
+            s->v[SM3_LONG_WORDS + i] = sm3_v_xor(w[i], w[i + 4]);
         }
-    }
-    for (j = 16; j < 64; j += 16) {
-#pragma GCC unroll 16
-        for (i = 0; i < 16; i++) {
-            before = w[(i + 12) & 15];
-            x = sm3_v_expand(w, i);
-            s->v[j + i] = x;
-            s->v[64 + 12 + j - 16 + i] = sm3_v_xor(before, x);
-        }
-    }
-#pragma GCC unroll 4
-    for (i = 0; i < 4; i++) { /* W_64 to W_67 are needed for W'_60 to W'_63 alone */
-        before = w[(i + 12) & 15];
-        s->v[64 + 60 + i] = sm3_v_xor(before, sm3_v_expand(w, i));
     }
     sm2_wipe(w, sizeof w);
+}
+
+/* Words `from` to `to` - 1 of the schedules, from the sixteen before each. In: 16 <= from. CT: yes. */
+SM2_INLINE void sm3_long_expand(sm3_long_schedule *s, int from, int to)
+{
+    int j;
+
+    for (j = from; j < to && j < SM3_LONG_WORDS; j++) {
+        sm3_v *v = s->v + j;
+        sm3_v x = sm3_v_xor3(v[-16], v[-9], sm3_v_rol(v[-3], 15));
+
+        x = sm3_v_xor3(sm3_v_p1(x), sm3_v_rol(v[-13], 7), v[-6]);
+        v[0] = x;
+        v[SM3_LONG_WORDS - 4] = sm3_v_xor(v[-4], x);
+    }
 }
 
 /* state := compress of `blocks` blocks at p, one after the other. CT: yes. */
 static void sm3_v_blocks(uint32_t state[8], const uint8_t *p, size_t blocks)
 {
-    sm3_long_schedule s;
-    size_t i;
+    sm3_long_schedule s[2], *now = s, *next = s + 1, *other;
+    int i, more;
 
     if (blocks >= SM3_V_LANES) {
-        for (; blocks >= SM3_V_LANES; blocks -= SM3_V_LANES) {
-            sm3_long_expand(&s, p);
-            for (i = 0; i < SM3_V_LANES; i++) {
-                sm3_long_rounds(state, s.word + i);
-            }
+        sm3_long_load(now, p);
+        sm3_long_expand(now, 16, SM3_LONG_WORDS);
+        do {
             p += SM3_BLOCK_SIZE * SM3_V_LANES;
-        }
-        sm2_wipe(&s, sizeof s);
+            blocks -= SM3_V_LANES;
+            more = blocks >= SM3_V_LANES;
+            for (i = 0; i < SM3_V_LANES; i++) {
+                if (more && i == 0) {
+                    sm3_long_load(next, p);
+                } else if (more) {
+                    sm3_long_expand(next, 16 + SM3_LONG_SHARE * (i - 1), 16 + SM3_LONG_SHARE * i);
+                }
+                sm3_long_rounds(state, now->word + i);
+            }
+            other = now, now = next, next = other;
+        } while (more);
+        sm2_wipe(s, sizeof s);
     }
     sm3_compress_impl(state, p, blocks);
 }

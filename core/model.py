@@ -61,6 +61,7 @@ class KeyPurpose(StrEnum):
     TIMESTAMP = "timestamp"
     SEAL = "seal"
     ENCRYPT = "encrypt"
+    STATUS_SET = "status_set"
 
 
 @dataclass(frozen=True, slots=True)

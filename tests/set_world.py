@@ -23,7 +23,7 @@ from core.model import KeyPurpose, KeyState, RevocationReason
 from core.store import authorities, certificates, keys, status_sets
 from core.store.authorities import Authority
 from core.store.certificates import NewCertificate
-from core.store.database import Database, create_database
+from core.store.database import Database, open_database
 from core.store.follow import FeedFollower
 from core.store.keys import KeyRecord
 from core.store.status_sets import Published
@@ -33,6 +33,7 @@ from status.set.build import month_of
 from status.set.service import StatusSetService
 from status.set.settings import StatusSetSettings
 from tests.crl_world import DAY_MS, NOON_MS, KeySigner, SetClock, make_certificate
+from tests.store_world import create_store, store_url
 
 YEAR_MS = 365 * DAY_MS
 SUBJECT = build_name({"C": "CN", "CN": "张三"}).public_bytes()
@@ -180,8 +181,8 @@ class SetWorld:
 async def open_set_world(
     directory: Path, settings: StatusSetSettings | None = None, *, url: str | None = None
 ) -> AsyncIterator[SetWorld]:
-    """A world on a new store in `directory`, or on the empty one at `url`."""
-    database = await create_database(url or f"sqlite+aiosqlite:///{directory / 'store.sqlite3'}")
+    """A world on a new store in `directory`, or on the one at `url`, which nothing is in."""
+    database = await (open_database(url) if url else create_store(store_url(directory)))
     follower = await FeedFollower.start(database)
     world = SetWorld(database, follower, settings or StatusSetSettings())
     try:

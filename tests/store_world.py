@@ -1,10 +1,16 @@
 """A store with one authority, rows to put into it, and a writer in a process of its own (`tests.store_writer`)."""
 
+import asyncio
+import atexit
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -12,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from core.store import authorities
 from core.store.authorities import Authority
 from core.store.certificates import NewCertificate
-from core.store.database import Database, create_database, open_database
+from core.store.database import Database, create_database, open_database, sqlite_path
 from tests import postgres
 
 #: What a store contract test is run on.
@@ -51,10 +57,35 @@ def certificate(serial: int, index: int, *, authority_id: str = "issuing", **cha
     return NewCertificate(**values)  # type: ignore[arg-type]
 
 
+@cache
+def _made() -> Path:
+    """A store that `create_database` made, once in a test process: other new ones are copies of it."""
+    directory = Path(tempfile.mkdtemp(prefix="store-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+
+    async def make() -> None:
+        await (await create_database(store_url(directory))).close()
+
+    with ThreadPoolExecutor(1) as aside:  # a test's event loop may be running here
+        aside.submit(asyncio.run, make()).result()
+    (file,) = directory.iterdir()  # closed: nothing is left in a log
+    return file
+
+
+async def create_store(url: str) -> Database:
+    """The new, empty store that `create_database` makes at a URL; without walking through every migration again."""
+    path = sqlite_path(url)
+    if path is None:
+        return await create_database(url)
+    assert not path.exists(), f"there is a store at {path} already"
+    shutil.copy(_made(), path)
+    return await open_database(url)
+
+
 async def new_store(directory: Path, backend: str = "sqlite") -> Database:
     """A new, empty store: a file in `directory`, or a database of its own on the tests' PostgreSQL."""
     if backend == "sqlite":
-        return await create_database(store_url(directory))
+        return await create_store(store_url(directory))
     return await open_database(await postgres.shared().new_database())
 
 

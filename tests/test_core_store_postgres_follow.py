@@ -160,7 +160,7 @@ async def test_a_replica_that_is_cut_off_is_not_relied_on(server: Server) -> Non
                     await until_current(follower)
                     assert seen
                     await writers.end()
-                    server.kill()
+                    await asyncio.to_thread(server.stop)  # in order: the replica has all that there was
 
                     async def left_behind() -> bool:
                         try:
@@ -171,5 +171,14 @@ async def test_a_replica_that_is_cut_off_is_not_relied_on(server: Server) -> Non
 
                     await eventually(left_behind)
                     assert follower.lag_ms > 1000
+            # Started anew it has nothing to replay, and cannot tell by that how old it is.
+            await asyncio.to_thread(replica.stop)
+            await asyncio.to_thread(replica.start)
+            assert await replica.execute("SELECT pg_last_xact_replay_timestamp()") is None
+            async with opened(replica.url(), lag) as database:
+                with pytest.raises(Unavailable) as refused:
+                    async with following(database):
+                        raise AssertionError("followed a replica whose primary is gone")
+                assert refused.value.code == "replica_lag"
     finally:
         replica.remove()

@@ -75,7 +75,7 @@ def test_the_main_job(workers: Workers, bouncycastle: BouncyCastle) -> None:
 
 
 def test_a_store_moves_from_sqlite(tmp_path: Path, bouncycastle: BouncyCastle) -> None:
-    installation = Installation(tmp_path / "var").init()
+    installation = Installation(tmp_path / "var").made()
     csr = tmp_path / "csr.der"
     csr.write_bytes(bouncycastle.make_csr(SUBJECT).der)
     made = installation.run("issue", "--csr", csr, "--profile", "organisation", "--out-dir", tmp_path / "out", "--json")

@@ -1,6 +1,7 @@
 """The store under several processes: order, atomicity, and a writer that is killed."""
 
 import signal
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from sqlalchemy import delete, select
 from core.errors import Unavailable
 from core.model import CertificateState
 from core.store import audit, certificates, counters, feed, schema, tail
-from core.store.database import Database, open_database
+from core.store.database import Database, open_database, sqlite_path
 from core.store.feed import FeedEntry
 from core.store.follow import FeedFollower
 from core.store.schema import certificates as table
@@ -132,6 +133,38 @@ async def test_a_gap_is_an_error_and_stays_one(database: Database) -> None:
         assert refused.value.code == "feed_gap"
     assert [entry.serial for entry in seen] == [1]
     follower.close()
+
+
+async def test_a_file_that_was_taken_back_is_not_relied_on(tmp_path: Path) -> None:
+    """A backup put into the store's file under a running process: first shorter than what was followed, then as long
+    again with another history. On PostgreSQL: tests/test_core_store_postgres_follow.py."""
+    async with fresh_store(tmp_path, "sqlite") as database:
+        path = sqlite_path(database.url)
+        assert path is not None
+
+        async def append(*serials: int, at_ms: int = NOW_MS) -> None:
+            async with database.write() as connection:
+                changes = [feed.FeedChange("issued", "issuing", serial) for serial in serials]
+                await feed.append(connection, changes, at_ms=at_ms)
+
+        await append(1)
+        with sqlite3.connect(path) as store, sqlite3.connect(tmp_path / "backup") as backup:
+            store.backup(backup)
+        await append(2, 3)
+        follower = await FeedFollower.start(database)
+        assert follower.current()
+        with sqlite3.connect(tmp_path / "backup") as backup, sqlite3.connect(path) as store:
+            backup.backup(store)
+        for _ in range(2):
+            with pytest.raises(Unavailable) as refused:
+                follower.current()
+            assert refused.value.code == "feed_backwards"
+        await append(2, 4, 5, at_ms=NOW_MS + 1)
+        for _ in range(2):
+            with pytest.raises(Unavailable) as refused:
+                await follower.ensure_current()
+            assert refused.value.code == "feed_backwards"
+        follower.close()
 
 
 async def test_what_was_not_committed_is_not_seen(database: Database) -> None:

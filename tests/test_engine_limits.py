@@ -63,9 +63,10 @@ async def until(world: World, holds: Callable[[key_uses.KeyUses], bool]) -> None
 
 
 async def test_a_key_does_what_it_is_for_and_nothing_else(tmp_path: Path) -> None:
+    internal = (KeyPurpose.CERTIFICATE, KeyPurpose.OCSP, KeyPurpose.AUDIT, KeyPurpose.STATUS_SET)
     async with open_world(tmp_path) as world:
         for purpose in KeyPurpose:
-            callers = () if purpose in (KeyPurpose.CERTIFICATE, KeyPurpose.OCSP, KeyPurpose.AUDIT) else ["app"]
+            callers = () if purpose in internal else ["app"]
             await make(world, purpose.value, purpose, callers=callers)
         for purpose in KeyPurpose:
             for wanted in KeyPurpose:

@@ -65,7 +65,7 @@ CHANGES: dict[str, dict[str, object]] = {
     "an extension twice": {"more": PLAN.more * 2},
     "one extension more": {"more": (*PLAN.more, Extension("1.2.3.4", False, der.null()))},
     "an authority": {"usage": "ca"},
-    "an OCSP signer": {"usage": "ocsp"},
+    "an OCSP signer": {"usage": "ocsp", "extended_key_usage": ("1.3.6.1.5.5.7.3.9",)},
 }
 
 #: Plans that are bad in themselves; the certificate says them faithfully.

@@ -51,6 +51,7 @@ SUBJECT = 'subject.allowed = ["CN"]\n'
         ("[profiles.a]\nmedium = 'paper'\n" + SUBJECT, "medium"),
         ("[profiles.a]\nsign_key_usage = ['key_cert_sign']\n" + SUBJECT, "sign_key_usage"),
         ("[profiles.a]\nextended_key_usage = ['1.3.6.1.5.5.7.3.9']\n" + SUBJECT, "not given to holders"),
+        ("[profiles.a]\nextended_key_usage = ['2.25.160735196.3']\n" + SUBJECT, "not given to holders"),
         ("[profiles.a]\nextended_key_usage = ['web']\n" + SUBJECT, "object identifier"),
         ("[profiles.a]\npolicies = ['1.2.3', '1.2.3']\n" + SUBJECT, "twice"),
         ("[profiles.a]\nsubject.allowed = ['X']\n", "subject.allowed"),

@@ -47,7 +47,7 @@ async def world(tmp_path: Path) -> AsyncIterator[SetWorld]:
 @pytest_asyncio.fixture(params=["sqlite", "postgres"])
 async def any_world(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[SetWorld]:
     """The same on either database."""
-    url = await postgres.shared().new_database(empty=True) if request.param == "postgres" else None
+    url = await postgres.shared().new_database() if request.param == "postgres" else None
     async with open_set_world(tmp_path, url=url) as opened:
         yield opened
 
@@ -440,3 +440,19 @@ async def test_nothing_is_said_of_indexes_that_a_lost_store_gave(any_world: SetW
     assert loaded.query(new).status is Status.GOOD
     assert {space[0]: space[1:] for space in loaded.contents.spaces}[month] == (502, 504)
     assert all(first >= 500 for _, first, _ in loaded.contents.spaces)
+
+
+async def test_a_clock_that_is_set_right_during_a_build_puts_the_next_one_off_by_nothing(world: SetWorld) -> None:
+    serial, _ = await world.issue()
+    sign = world.signer.sign
+
+    async def forward(message: bytes | memoryview) -> bytes:
+        world.clock.advance(3_600)
+        return await sign(message)
+
+    world.signer.sign = forward  # type: ignore[method-assign]
+    assert await world.service.build_due() == 1
+    world.signer.sign = sign  # type: ignore[method-assign]
+    await world.revoke(serial)
+    world.clock.advance(120)
+    assert await world.service.build_due() == 1

@@ -18,6 +18,7 @@ class Authority:
     """A row. `subject`: DER Name; `public_key`: 65 bytes.
 
     `certificate` None: waits to be installed from outside. `key_id` None: the key is not here (external root).
+    `set_certificate`: of the key that signs status sets; None where the authority does.
     """
 
     id: str
@@ -30,6 +31,8 @@ class Authority:
     ocsp_certificate: bytes | None
     partitions: int
     created_at_ms: int
+    set_key_id: str | None = None
+    set_certificate: bytes | None = None
 
 
 _COLUMNS = [authorities.c[field.name] for field in fields(Authority)]
@@ -83,5 +86,14 @@ async def set_ocsp_signer(
 ) -> None:
     """Sets the delegated OCSP signer's key and certificate."""
     values = {"ocsp_key_id": key_id, "ocsp_certificate": certificate}
+    await connection.execute(update(authorities).where(authorities.c.id == authority_id).values(values))
+    await feed.append(connection, [feed.FeedChange("authority", authority_id)], at_ms=at_ms)
+
+
+async def set_set_signer(
+    connection: AsyncConnection, authority_id: str, key_id: str | None, certificate: bytes | None, *, at_ms: int
+) -> None:
+    """Sets the delegated signer of status sets; None and None: the authority signs them itself."""
+    values = {"set_key_id": key_id, "set_certificate": certificate}
     await connection.execute(update(authorities).where(authorities.c.id == authority_id).values(values))
     await feed.append(connection, [feed.FeedChange("authority", authority_id)], at_ms=at_ms)

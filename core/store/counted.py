@@ -23,6 +23,8 @@ _DAY_MS: Final = 86_400_000
 ZONE_MS: Final = 8 * 3_600_000
 _IN_CHUNK: Final = 5_000
 _EPOCH: Final = date(1970, 1, 1).toordinal()
+#: What never ends (99991231235959Z, RFC 5280 §4.1.2.5) ends in the month of the last day that there is.
+LAST_DAY: Final = date.max.toordinal() - _EPOCH
 
 #: (day, event, segment)
 Heading = tuple[int, str, int]
@@ -36,7 +38,7 @@ def day_of(at_ms: int) -> int:
 @lru_cache(4_096)
 def month_of(day: int) -> int:
     """year * 12 + month - 1 of a day. A month's counters stand beside its days' with that, negative, as their day."""
-    at = date.fromordinal(_EPOCH + day)
+    at = date.fromordinal(_EPOCH + min(day, LAST_DAY))
     return at.year * 12 + at.month - 1
 
 

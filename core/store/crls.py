@@ -88,6 +88,15 @@ async def publish(
     await feed.append(connection, [change], at_ms=at_ms)
 
 
+async def dated_alone(connection: AsyncConnection, record: CrlRecord) -> bool:
+    """Whether no earlier CRL of its scope and kind has its thisUpdate, so that the date tells it from all of them."""
+    c = crls.c
+    kind = "full" if record.base_number is None else "delta"
+    same = (c.this_update_ms == record.this_update_ms) & (c.number < record.number)
+    statement = select(c.number).where(_scope(record.authority_id, record.partition, kind), same).limit(1)
+    return (await connection.execute(statement)).first() is None
+
+
 @dataclass(frozen=True, slots=True)
 class CrlSummary:
     """A row without the CRL itself; `size` is its length in bytes."""

@@ -29,7 +29,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from core.errors import SettingsError, Unavailable
-from core.store import partitions, postgres, sqlite, tail
+from core.store import contention, partitions, postgres, sqlite, tail, upgrade_years, upgrading
 from core.store.gate import Gate
 from core.store.settings import SETTLE_MS, StoreTarget, as_target, is_postgres
 from core.store.sqlite import sqlite_path
@@ -88,6 +88,13 @@ class Database:
         """
         return SETTLE_MS if self.on_postgres else 0
 
+    async def replication(self) -> postgres.Replication | None:
+        """What becomes of a commit on the server; None on SQLite, and on a replica. Raises Unavailable."""
+        if not self.on_postgres:
+            return None
+        async with self.read() as connection:
+            return await postgres.replication(connection)
+
     async def settle(self) -> None:
         """Returns when what was committed before is in effect in every process: at once on SQLite."""
         if self.settle_ms:
@@ -103,11 +110,14 @@ class Database:
     async def write(self) -> AsyncIterator[AsyncConnection]:
         """One transaction: all of it is durable when the block ends, or none of it happened.
 
-        Raises Unavailable where the database is locked, full or gone, or another transaction stood in the way.
+        Raises Unavailable where the database is locked, full or gone, or (code "store_contended") another transaction
+        stood in the way.
         """
         options = {**self._write_options, **tail.options()}
         async with self._writers.pass_through():
             async with self._transaction("the store cannot be written", options) as connection:
+                if self.on_postgres and self.target.settings.require_synchronous:
+                    await postgres.require_synchronous(connection)
                 yield connection
                 await tail.flush(connection)
                 if self.on_postgres:
@@ -137,7 +147,11 @@ class Database:
         except (DBAPIError, PoolTimeout) as error:
             if connected and not self._is_outage(error):
                 raise
-            raise Unavailable(trouble, code="store_unavailable", retry_after_s=1) from error
+            if self.on_postgres and postgres.is_contention(error):
+                trouble, code = f"{trouble}: another transaction stands in the way", contention.CONTENDED
+            else:
+                code = "store_unavailable"
+            raise Unavailable(trouble, code=code, retry_after_s=1) from error
         except OSError as error:
             if connected:  # the block's own
                 raise
@@ -184,6 +198,12 @@ def head_revision() -> str:
     return head
 
 
+def _missing(revision: str) -> set[str]:
+    """The revisions that a store at this one lacks."""
+    scripts = ScriptDirectory.from_config(_alembic())
+    return {script.revision for script in scripts.iterate_revisions("head", revision)}
+
+
 async def create_database(store: StoreTarget | str) -> Database:
     """Makes the schema in an empty database. Raises SettingsError (code "store_exists") where there is one already."""
     target = as_target(store)
@@ -208,18 +228,27 @@ async def create_database(store: StoreTarget | str) -> Database:
     return database
 
 
-async def _migrate(connection: AsyncConnection) -> None:
-    """Brings the schema to this code's revision in the caller's transaction; one at a time."""
+async def _migrate(connection: AsyncConnection, to: str = "head") -> None:
+    """Brings the schema to that revision in the caller's transaction; one at a time."""
     await hold(connection, "migration")
     if connection.dialect.name == "postgresql":
         await postgres.be_patient(connection)
-    await connection.run_sync(lambda sync: alembic.command.upgrade(_alembic(sync), "head"))
+    await connection.run_sync(lambda sync: alembic.command.upgrade(_alembic(sync), to))
 
 
-async def upgrade_database(store: StoreTarget | str) -> tuple[str, str]:
-    """Brings an existing store to this code's revision, in one transaction; returns (from, to).
+def _quiet(step: str, done: int, total: int) -> None:
+    """Nobody is told."""
 
-    Nothing else may use the store meanwhile. Raises SettingsError where there is no store, or one of a newer version.
+
+async def upgrade_database(
+    store: StoreTarget | str, progress: upgrade_years.Progress = _quiet, *, prepare: bool = False, afresh: bool = False
+) -> tuple[str, str]:
+    """Brings an existing store to this code's revision; returns (from, to). Broken off, it is called again.
+
+    What has to look at every certificate is done first on PostgreSQL, a piece at a time (core/store/upgrade_years.py);
+    the rest is one transaction, and so is all of it on SQLite. Nothing else may use the store meanwhile. prepare: only
+    that first part, for which services of the version before may go on. afresh: what was prepared is thrown away.
+    Raises SettingsError where there is no store, or one of a newer version; Unavailable.
     """
     target = as_target(store)
     path = sqlite_path(target.url)
@@ -232,10 +261,20 @@ async def upgrade_database(store: StoreTarget | str) -> tuple[str, str]:
         known = {script.revision for script in ScriptDirectory.from_config(_alembic()).walk_revisions()}
         if before not in known:
             raise SettingsError(f"the store is at revision {before or 'none'}, unknown here", code="store_revision")
+        missing = _missing(before)
+        if database.on_postgres and upgrading.AUDIT_INDEXES_AT in missing:
+            await upgrading.index_audit(database, progress)
+        if database.on_postgres and upgrade_years.REVISION in missing:
+            await upgrading.patiently(database, lambda connection: _migrate(connection, upgrade_years.BEFORE))
+            await upgrading.prepare(database, progress, afresh=afresh)
+        if prepare:
+            return before, await database.revision() or before
         async with database.write() as connection:
             await _migrate(connection)
             if path is not None and (await connection.exec_driver_sql("PRAGMA foreign_key_check")).first() is not None:
                 raise SettingsError("the upgrade would break references; nothing was changed", code="store_upgrade")
+        if database.on_postgres:
+            await upgrading.settle(database, progress)
         return before, head_revision()
     finally:
         await database.close()

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from core.errors import Unavailable
@@ -34,6 +34,8 @@ class FeedFollower(ABC):
 
     def __init__(self) -> None:
         self._subscribers: list[Callable[[FeedEntry], None]] = []
+        self._anchor: FeedEntry | None = None
+        self._broken: Unavailable | None = None
         self.position = 0
 
     @classmethod
@@ -90,12 +92,38 @@ class FeedFollower(ABC):
     def close(self) -> None:
         """Ends the following."""
 
-    def _deliver(self, entry: FeedEntry) -> None:
-        if entry.seq != self.position + 1:
-            raise Unavailable(f"the change feed has a gap after {self.position}", code="feed_gap")
-        for callback in self._subscribers:
-            callback(entry)
-        self.position = entry.seq
+    def _take(self, entries: Sequence[FeedEntry]) -> None:
+        """Delivers what was read from the position on, whose own entry comes first. Raises Unavailable."""
+        self._check_anchor(entries)
+        for entry in entries:
+            if entry.seq <= self.position:
+                continue
+            if entry.seq != self.position + 1:
+                raise Unavailable(f"the change feed has a gap after {self.position}", code="feed_gap")
+            for callback in self._subscribers:
+                callback(entry)
+            self.position, self._anchor = entry.seq, entry
+
+    def _check_anchor(self, entries: Sequence[FeedEntry]) -> None:
+        """Raises Unavailable where the entry at the position is not the one that was delivered."""
+        if self.position == 0:
+            return
+        found = entries[0] if entries else None
+        if found is None or found.seq != self.position:
+            raise Unavailable(
+                f"the change feed ends before {self.position}, which was read from it: the database is an older one",
+                code="feed_backwards",
+                retry_after_s=1,
+            )
+        if self._anchor is None:
+            self._anchor = found
+        elif found != self._anchor:
+            self._broken = Unavailable(
+                f"the change feed has another entry at {self.position} than was read: the database was taken back; "
+                "restart once it is the right one",
+                code="feed_backwards",
+            )
+            raise self._broken
 
 
 class _SqliteWatch:
@@ -109,9 +137,9 @@ class _SqliteWatch:
         value: int = self._execute("PRAGMA data_version").fetchone()[0]
         return value
 
-    def read_after(self, seq: int, limit: int) -> list[FeedEntry]:
+    def read_from(self, seq: int, limit: int) -> list[FeedEntry]:
         rows = self._execute(
-            "SELECT seq, kind, authority_id, serial, subject_id, at_ms FROM feed WHERE seq > ? ORDER BY seq LIMIT ?",
+            "SELECT seq, kind, authority_id, serial, subject_id, at_ms FROM feed WHERE seq >= ? ORDER BY seq LIMIT ?",
             (seq, limit),
         )
         return [feed.entry(*row) for row in rows]
@@ -138,9 +166,16 @@ class SqliteFollower(FeedFollower):
     async def begin(cls, database: Database) -> SqliteFollower:
         """See `start`."""
         follower = cls(database)
-        follower._version = follower._watch.version()
-        async with database.read() as connection:
-            follower.position = await feed.head(connection)
+        try:
+            follower._version = follower._watch.version()
+            async with database.read() as connection:
+                follower.position = await feed.head(connection)
+            follower._check_anchor(follower._watch.read_from(follower.position, 1))
+        except BaseException as error:
+            follower.close()
+            if isinstance(error, sqlite3.Error):
+                raise _unreadable() from error
+            raise
         return follower
 
     def moved(self) -> bool:
@@ -152,16 +187,17 @@ class SqliteFollower(FeedFollower):
 
     def current(self) -> bool:
         """See FeedFollower; False where there is more than can be delivered at once."""
+        if self._broken is not None:
+            raise self._broken
         try:
             version = self._watch.version()
             if version == self._version:
                 return True
-            entries = self._watch.read_after(self.position, AT_ONCE)
+            entries = self._watch.read_from(self.position, AT_ONCE + 1)
         except sqlite3.Error as error:
             raise _unreadable() from error
-        for entry in entries:
-            self._deliver(entry)
-        if len(entries) == AT_ONCE:
+        self._take(entries)
+        if len(entries) > AT_ONCE:
             return False
         self._version = version
         return True

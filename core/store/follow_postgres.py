@@ -13,7 +13,8 @@ are never behind the feed, because both go to the same server (core.store.postgr
 
 On a replica the lease speaks of the replica. How far that is behind is read with each poll: the time since the last
 commit it has replayed. That grows while nothing is committed, so a primary with replicas commits something at an
-interval (`heartbeat_s`); a replica that stands further back than `replica_max_lag_s` is not relied on.
+interval (`heartbeat_s`); a replica that stands further back than `replica_max_lag_s`, or has replayed nothing since it
+was started, is not relied on.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ import structlog
 from core.errors import SettingsError, Unavailable
 from core.store import feed, postgres
 from core.store.database import Database
-from core.store.feed import FeedEntry
 from core.store.follow import AT_ONCE, FeedFollower
 
 #: One look: what the server is, and the feed from the entry at the position on.
@@ -65,11 +65,9 @@ class PostgresFollower(FeedFollower):
         self._wake = asyncio.Event()
         self._waiters: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
-        self._anchor: FeedEntry | None = None
         self._confirmed_at = float("-inf")
         self._own_commit_at = float("-inf")
         self._failing_since: float | None = None
-        self._broken: Unavailable | None = None
         self._fault: Unavailable | None = None
         self._lag_ms = 0
 
@@ -205,43 +203,24 @@ class PostgresFollower(FeedFollower):
             rows = await connection.fetch(_POLL, self.position, AT_ONCE + 1, timeout=_POLL_TIMEOUT_S)
             self._check_lag(rows[0])
             entries = [feed.entry(*row[2:]) for row in rows if row[2] is not None]
-            self._check_anchor(entries)
-            for entry in entries:
-                if entry.seq > self.position:
-                    self._deliver(entry)
-                    self._anchor = entry
+            self._take(entries)
             if len(entries) <= AT_ONCE:
                 self._confirmed_at = asked_at
                 return
             await asyncio.sleep(0)
 
     def _check_lag(self, row: Any) -> None:
-        self._lag_ms = max(0, row[1] or 0) if row[0] else 0
+        if row[0] and row[1] is None:  # started anew; where the primary is gone, it stays so however old it becomes
+            raise Unavailable(
+                "this replica has replayed no commit since it was started: nobody knows how far behind it is",
+                code="replica_lag",
+                retry_after_s=1,
+            )
+        self._lag_ms = max(0, row[1]) if row[0] else 0
         if self._lag_ms > self._max_lag_ms:
             raise Unavailable(
                 f"this replica is {self._lag_ms / 1000:.1f} s behind the primary", code="replica_lag", retry_after_s=1
             )
-
-    def _check_anchor(self, entries: list[FeedEntry]) -> None:
-        """Raises Unavailable where the entry at the position is not the one that was delivered."""
-        if self.position == 0:
-            return
-        found = entries[0] if entries else None
-        if found is None or found.seq != self.position:
-            raise Unavailable(
-                f"the change feed ends before {self.position}, which was read from it: the database is an older one",
-                code="feed_backwards",
-                retry_after_s=1,
-            )
-        if self._anchor is None:
-            self._anchor = found
-        elif found != self._anchor:
-            self._broken = Unavailable(
-                f"the change feed has another entry at {self.position} than was read: the database was taken back; "
-                "restart once it is the right one",
-                code="feed_backwards",
-            )
-            raise self._broken
 
     # ---- the connection
 

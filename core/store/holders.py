@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, insert, select, text, update
+from sqlalchemy import Row, delete, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.errors import Conflict, NotFound
@@ -152,9 +152,13 @@ async def bump(connection: AsyncConnection, holder_id: str, *, at_ms: int) -> No
     await connection.execute(counted.values(version=holders.c.version + 1, changed_at_ms=at_ms))
 
 
-async def sealed_otherwise(connection: AsyncConnection, key_id: int, *, limit: int) -> Sequence[HolderRecord]:
-    """Holders whose data is sealed under another key than `key_id`, locked until the transaction ends."""
-    statement = select(holders).where(holders.c.key_id != key_id).order_by(holders.c.id).limit(limit)
+async def sealed_otherwise(
+    connection: AsyncConnection, key_id: int, *, after: str = "", limit: int
+) -> Sequence[HolderRecord]:
+    """Holders behind the id `after` whose data is sealed under another key than `key_id`, locked until the transaction
+    ends, by id."""
+    others = (holders.c.key_id != key_id) & (holders.c.id > after)
+    statement = select(holders).where(others).order_by(holders.c.id).limit(limit)
     return [_record(row) for row in await connection.execute(statement.with_for_update())]
 
 
@@ -167,6 +171,11 @@ async def list_keys(connection: AsyncConnection) -> Sequence[HolderKey]:
     """Every key, oldest first."""
     rows = await connection.execute(select(holder_keys).order_by(holder_keys.c.id))
     return [HolderKey(row.id, row.purpose, row.wrapped, row.created_at_ms) for row in rows]
+
+
+async def drop_keys(connection: AsyncConnection, key_ids: Sequence[int]) -> None:
+    """Removes keys: what is under them cannot be read again. The caller holds `lock_keys`."""
+    await connection.execute(delete(holder_keys).where(holder_keys.c.id.in_(key_ids)))
 
 
 async def lock_keys(connection: AsyncConnection) -> None:

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.errors import Conflict, NotFound
 from core.model import CertificateState, RevocationReason, serial_to_bytes
-from core.store import authorities, certificates, counters, feed, partitions, restored, statistics, tail
+from core.store import authorities, certificates, counters, feed, import_crls, partitions, statistics, tail
 from core.store.certificates import NewCertificate
 from core.store.schema import authorities as authorities_table
 from core.store.schema import crl_points
@@ -135,6 +135,14 @@ async def latest_not_before_ms(connection: AsyncConnection, authority_id: str) -
     return (await connection.execute(statement.order_by(c.not_before_ms.desc()).limit(1))).scalar_one_or_none()
 
 
+async def partitions_at(connection: AsyncConnection, authority_id: str, urls: Sequence[str]) -> list[int]:
+    """The partitions whose CRL is at one of these addresses; a new one, for the first, where there is none."""
+    c = crl_points.c
+    same = select(c.partition).where(c.authority_id == authority_id, c.url.in_(urls)).order_by(c.partition)
+    found = list((await connection.execute(same)).scalars())
+    return found or [await partition_of(connection, authority_id, urls[0])]
+
+
 async def partition_of(connection: AsyncConnection, authority_id: str, url: str) -> int:
     """The partition whose CRL is at `url`, a new one where there is none: closed to new certificates."""
     c = crl_points.c
@@ -151,12 +159,8 @@ async def partition_of(connection: AsyncConnection, authority_id: str, url: str)
     await connection.execute(insert(crl_points).values(row))
     a = authorities_table.c
     await connection.execute(update(authorities_table).where(a.id == authority_id).values(partitions=number + 1))
+    await import_crls.opened(connection, authority_id, number)
     return number
-
-
-async def partitions_of(connection: AsyncConnection, authority_id: str) -> list[int]:
-    """Every partition that the authority has."""
-    return list(range((await authorities.get(connection, authority_id)).partitions))
 
 
 async def first_partition(connection: AsyncConnection, authority_id: str) -> int:
@@ -164,11 +168,6 @@ async def first_partition(connection: AsyncConnection, authority_id: str) -> int
     c = crl_points.c
     closed = select(c.partition).where(c.authority_id == authority_id, c.open.is_(False)).order_by(c.partition)
     return (await connection.execute(closed.limit(1))).scalar_one_or_none() or 0
-
-
-async def raise_crl_number(connection: AsyncConnection, authority_id: str, partition: int, number: int) -> None:
-    """CRLs of the partition get numbers above `number`."""
-    await restored.raise_floor(connection, restored.crl_floor(authority_id, partition), number)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ server is reported there as a warning and counts here as a failure. Knows no tab
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -20,7 +21,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from core.errors import SettingsError
+from core.errors import SettingsError, Unavailable
 from core.store.settings import StoreTarget
 
 #: Channel on which a commit that appended to the feed says so.
@@ -29,6 +30,8 @@ FEED_CHANNEL: Final = "qianyan_feed"
 #: Classes of SQLSTATE that mean "not now": connection, transaction rolled back (deadlock), resources, operator
 #: intervention, system, internal, authorisation (a password that was just changed).
 _OUTAGE_CLASSES: Final = frozenset({"08", "28", "40", "53", "57", "58", "XX"})
+#: Another transaction stood in the way: deadlock, a snapshot that was overtaken, a lock's time.
+_CONTENTION_STATES: Final = frozenset({"40P01", "40001", "55P03"})
 _OUTAGE_STATES: Final = frozenset({"25006", "55P03", "25P03"})  # a demoted primary; a lock's time; idle too long
 _WARNING: Final = "01000"
 _WRITABLE: Final = frozenset({"read-write", "primary"})
@@ -161,6 +164,11 @@ def is_outage(error: Exception) -> bool:
     return error.connection_invalidated or state[:2] in _OUTAGE_CLASSES or state in _OUTAGE_STATES
 
 
+def is_contention(error: Exception) -> bool:
+    """Whether the statement was broken off because another transaction stood in its way."""
+    return str(getattr(getattr(error, "orig", None), "sqlstate", None) or "") in _CONTENTION_STATES
+
+
 async def driver(connection: AsyncConnection) -> PgConnection:
     """The driver's own connection under SQLAlchemy's, in the same transaction once that has executed something."""
     raw = await connection.get_raw_connection()
@@ -173,6 +181,44 @@ async def be_patient(connection: AsyncConnection) -> None:
     """No statement of this transaction has a time limit, the server's or ours: for what reads or writes every row."""
     await connection.execute(text("SET LOCAL statement_timeout = 0"))
     (await driver(connection)).lift_limit()
+
+
+@dataclass(frozen=True, slots=True)
+class Replication:
+    """What the server does with a commit. `synchronous`: it waits for a standby; `standbys`: how many there are, of
+    which `waited_for` count for that."""
+
+    synchronous: bool
+    standbys: int
+    waited_for: int
+
+
+#: A user without pg_monitor sees that there are standbys, and no more of them.
+_REPLICATION: Final = text("""
+SELECT current_setting('synchronous_standby_names') <> '', count(*),
+  count(*) FILTER (WHERE sync_state IN ('sync', 'quorum'))
+FROM pg_stat_replication WHERE application_name NOT LIKE 'pg_%'
+""")
+
+
+async def replication(connection: AsyncConnection) -> Replication | None:
+    """How this server replicates now; None on a replica."""
+    if (await connection.execute(text("SELECT pg_is_in_recovery()"))).scalar_one():
+        return None
+    return Replication(*(await connection.execute(_REPLICATION)).one())
+
+
+_WAITS: Final = text("SELECT current_setting('synchronous_standby_names') <> ''")
+
+
+async def require_synchronous(connection: AsyncConnection) -> None:
+    """Raises Unavailable (code "store_not_synchronous") where a commit would be on one machine alone."""
+    if not (await connection.execute(_WAITS)).scalar_one():
+        raise Unavailable(
+            "store.require_synchronous is set and the server waits for no standby: set synchronous_standby_names there",
+            code="store_not_synchronous",
+            retry_after_s=5,
+        )
 
 
 async def check_durable(connection: AsyncConnection) -> None:

@@ -2,8 +2,9 @@
 
 Between the backup and its restoration the old store went on: it gave numbers to CRLs and status sets and indexes to
 certificates, and answers of it may still lie in a shared cache. Here all of these go far enough ahead that nothing is
-given twice; CRLs and status sets are made to be built anew before any is served; and the secret by which cached answers
-are known is thrown away. Knows counters and rows; not what was lost.
+given twice; keys that were made in advance are dropped, because others may have them by now, and permissions that were
+open are ended; CRLs and status sets are made to be built anew before any is served; and the secret by which cached
+answers are known is thrown away. Knows counters and rows; not what was lost.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from core.audit import AuditEvent
 from core.clock import to_datetime
 from core.store import audit, authorities, counters, crls, feed, status_sets
 from core.store.schema import crls as crl_table
-from core.store.schema import secrets, status_indexes
+from core.store.schema import secrets, spare_keys, status_indexes, unlocks
 from core.store.schema import status_sets as set_table
 from core.store.upsert import upsert
 
@@ -68,13 +69,16 @@ async def go_ahead(connection: AsyncConnection, *, now_ms: int, most_issued: int
     await connection.execute(delete(set_table))
     await _skip_indexes(connection, now_ms, most_issued)
     await connection.execute(delete(secrets))
+    spare = (await connection.execute(delete(spare_keys))).rowcount
     at_ms = await counters.advance_time(connection, now_ms)
     detail: dict[str, str | int] = {
         "backup": backup,
         "lost_from_ms": lost_from_ms,
         "numbers": numbers,
         "indexes": most_issued,
+        "spare_keys": spare,
     }
+    await connection.execute(update(unlocks).where(unlocks.c.used_at_ms.is_(None)).values(used_at_ms=at_ms))
     await audit.append(connection, AuditEvent(actor, "store.restored", "store", detail=detail), at_ms=at_ms)
     return Jump(numbers, most_issued, lost_from_ms)
 

@@ -14,6 +14,7 @@ again goes on from there:
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +37,11 @@ from core.store.year_archive import YearArchive
 #: Name of the counter that has the year whose partition is being removed; 0 for none.
 UNDER_WAY: Final = "certificates_retiring"
 _PATIENCE_S: Final = 3600.0
-#: How long everybody may wait behind us for the parent table, where the server cannot detach beside others.
+#: Where the server cannot detach beside others: how long everybody may wait behind us for the parent table at a time,
+#: how long they then have it to themselves, and how often that is tried.
 _LOCK_MS: Final = 500
+_PAUSE_S: Final = 2.0
+_ATTEMPTS: Final = 100
 _AHEAD_MS: Final = 366 * 86_400_000
 
 Progress = Callable[[str], None]
@@ -45,12 +49,16 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Retirement:
-    """What is asked for. `years`: how long records are kept after the end; `actor`: for the audit record."""
+    """What is asked for. `years`: how long records are kept after the end; `actor`: for the audit record.
+
+    concurrently: detach as PostgreSQL 14 and later can; earlier ones do it the plain way whatever is said here.
+    """
 
     directory: Path
     years: int
     actor: str
     clock: Clock
+    concurrently: bool = True
 
 
 def first_kept(now_ms: int, last_time_ms: int, years: int) -> int:
@@ -101,7 +109,7 @@ async def retire(database: Database, one: Year, wish: Retirement, progress: Prog
             await _remove_rows(connection, made)
             return made
     progress(f"{one.year}: detaching")
-    await _detach(database, name)
+    await _detach(database, name, lambda: progress(f"{one.year}: others are at it; again"), wish.concurrently)
     progress(f"{one.year}: dropping")
     await _drop(database, name, made)
     return made
@@ -155,7 +163,7 @@ WHERE i.inhrelid = to_regclass($1)
 """
 
 
-async def _detach(database: Database, name: str) -> None:
+async def _detach(database: Database, name: str, again: Callable[[], None], concurrently: bool) -> None:
     """Step 3; in no transaction, as DETACH CONCURRENTLY must be. Goes on where an earlier one was broken off."""
     connection = await postgres.connect(database.target, command_timeout_s=_PATIENCE_S)
     try:
@@ -163,18 +171,31 @@ async def _detach(database: Database, name: str) -> None:
         pending = await connection.fetchval(_STATE, name)
         if pending is None:
             return
-        if connection.get_server_version().major >= 14:
+        if pending or (concurrently and connection.get_server_version().major >= 14):
             # Waits for those who read and write now; nobody waits for it.
             await connection.execute("SET lock_timeout = 0")
             how = "FINALIZE" if pending else "CONCURRENTLY"
             await connection.execute(f"ALTER TABLE certificates DETACH PARTITION {name} {how}")
         else:
-            await connection.execute(f"SET lock_timeout = {_LOCK_MS}")
-            await connection.execute(f"ALTER TABLE certificates DETACH PARTITION {name}")
+            await _detach_plainly(connection, name, again)
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
         raise Unavailable(f"the year was not detached: {error}; run the command again", code="year_detach") from error
     finally:
         await connection.close(timeout=10)
+
+
+async def _detach_plainly(connection: asyncpg.Connection, name: str, again: Callable[[], None]) -> None:
+    """Needs the parent table for itself: whoever comes while it waits for that waits behind it, and not for long."""
+    await connection.execute(f"SET lock_timeout = {_LOCK_MS}")
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            await connection.execute(f"ALTER TABLE certificates DETACH PARTITION {name}")
+        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
+            again()
+            await asyncio.sleep(_PAUSE_S)  # they go first
+        else:
+            return
+    await connection.execute(f"ALTER TABLE certificates DETACH PARTITION {name}")
 
 
 async def _drop(database: Database, name: str, made: YearArchive) -> None:

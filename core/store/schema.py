@@ -19,13 +19,25 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
-    text,
 )
 
 from core.store.schema_base import ROW_ID as _Id
 from core.store.schema_base import metadata as metadata
+from core.store.schema_callers import caller_days as caller_days
+from core.store.schema_callers import caller_limits as caller_limits
+from core.store.schema_callers import caller_seen as caller_seen
+from core.store.schema_callers import client_certificates as client_certificates
+from core.store.schema_callers import idempotency as idempotency
+from core.store.schema_callers import tokens as tokens
 from core.store.schema_certificates import certificate_serials as certificate_serials
 from core.store.schema_certificates import certificates as certificates
+from core.store.schema_life_cycle import certificate_events as certificate_events
+from core.store.schema_life_cycle import escrowed_keys as escrowed_keys
+from core.store.schema_life_cycle import holder_keys as holder_keys
+from core.store.schema_life_cycle import holders as holders
+from core.store.schema_life_cycle import recoveries as recoveries
+from core.store.schema_life_cycle import spare_keys as spare_keys
+from core.store.schema_life_cycle import unlocks as unlocks
 
 #: Named counters that only grow: `feed` (last sequence), `audit` (last sequence), `last_time_ms`.
 #: A row that is updated is locked until commit, so numbers taken from it have no gaps and commit in order;
@@ -63,7 +75,8 @@ keys = Table(
     Column("hours", String(256)),
     CheckConstraint("state IN ('active', 'frozen', 'compromised', 'retired')", name="state"),
     CheckConstraint(
-        "purpose IN ('data', 'certificate', 'ocsp', 'audit', 'timestamp', 'seal', 'encrypt')", name="purpose"
+        "purpose IN ('data', 'certificate', 'ocsp', 'audit', 'timestamp', 'seal', 'encrypt', 'status_set')",
+        name="purpose",
     ),
     CheckConstraint("(backend = 'sdf') = (device_index IS NOT NULL)", name="device_index"),
 )
@@ -97,6 +110,9 @@ authorities = Table(
     Column("ocsp_certificate", LargeBinary),
     Column("partitions", Integer, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
+    # Who signs the status sets; NULL for the authority's own key.
+    Column("set_key_id", String(64), ForeignKey("keys.id")),
+    Column("set_certificate", LargeBinary),
 )
 
 status_indexes = Table(
@@ -108,121 +124,6 @@ status_indexes = Table(
     # What is below was given by a store that was lost in part: a status set says nothing of it.
     Column("first_index", BigInteger, nullable=False, server_default="0"),
     PrimaryKeyConstraint("authority_id", "month"),
-)
-
-#: Encryption keys that the key-management part made, wrapped under its master key, for recovery (R-16).
-escrowed_keys = Table(
-    "escrowed_keys",
-    metadata,
-    Column("certificate_id", _Id, ForeignKey("certificate_serials.id"), primary_key=True),
-    Column("public_key", LargeBinary(65), nullable=False),
-    Column("wrapped_key", LargeBinary, nullable=False),
-    Column("created_at_ms", BigInteger, nullable=False),
-    # NULL: the key is in use; else since when it is history: its certificate was revoked, replaced or ran out.
-    Column("ended_at_ms", BigInteger),
-)
-Index(
-    "ix_escrowed_keys_in_use",
-    escrowed_keys.c.certificate_id,
-    sqlite_where=text("ended_at_ms IS NULL"),
-    postgresql_where=text("ended_at_ms IS NULL"),
-)
-
-#: Encryption keys made in advance, wrapped as those in escrow; a row is deleted by whoever takes its key.
-spare_keys = Table(
-    "spare_keys",
-    metadata,
-    Column("id", _Id, primary_key=True),
-    Column("public_key", LargeBinary(65), nullable=False),
-    Column("wrapped_key", LargeBinary, nullable=False),
-    Column("created_at_ms", BigInteger, nullable=False),
-)
-
-#: Keys for what is kept of holders, wrapped under the key-management part's master key. The last one seals.
-holder_keys = Table(
-    "holder_keys",
-    metadata,
-    Column("id", Integer, primary_key=True, autoincrement=False),
-    Column("purpose", String(8), nullable=False),
-    Column("wrapped", LargeBinary, nullable=False),
-    Column("created_at_ms", BigInteger, nullable=False),
-    CheckConstraint("purpose IN ('seal', 'index')", name="purpose"),
-)
-
-#: Who certificates are for. number_hash: HMAC-SM3 over kind and number. sealed: SM4-GCM over the personal data.
-#: version: counts what was done for the holder, so that of two requests at once one is told of the other.
-holders = Table(
-    "holders",
-    metadata,
-    Column("id", String(32), primary_key=True),
-    Column("kind", String(16), nullable=False),
-    Column("number_hash", LargeBinary(32), nullable=False, unique=True),
-    Column("key_id", Integer, ForeignKey("holder_keys.id"), nullable=False),
-    Column("sealed", LargeBinary, nullable=False),
-    Column("version", BigInteger, nullable=False),
-    Column("created_at_ms", BigInteger, nullable=False),
-    Column("changed_at_ms", BigInteger, nullable=False),
-    CheckConstraint("kind IN ('organisation', 'person', 'device')", name="kind"),
-)
-
-#: The business done on certificates, one row an operation. certificate_id: the signing certificate that it made, or was
-#: about. previous_id: the signing certificate that this one replaces; one certificate is replaced once.
-certificate_events = Table(
-    "certificate_events",
-    metadata,
-    Column("id", _Id, primary_key=True),
-    Column("certificate_id", _Id, ForeignKey("certificate_serials.id"), nullable=False),
-    Column("previous_id", _Id, ForeignKey("certificate_serials.id"), unique=True),
-    Column("holder_id", String(32), ForeignKey("holders.id")),
-    Column("operation", String(16), nullable=False),
-    Column("ground", String(32)),
-    Column("actor", String(128), nullable=False),
-    Column("at_ms", BigInteger, nullable=False),
-)
-Index("ix_certificate_events_certificate", certificate_events.c.certificate_id)
-Index(
-    "ix_certificate_events_holder",
-    certificate_events.c.holder_id,
-    certificate_events.c.id,
-    sqlite_where=text("holder_id IS NOT NULL"),
-    postgresql_where=text("holder_id IS NOT NULL"),
-)
-
-#: Recoveries of an encryption key: asked for by one, approved by two others, then carried out once.
-recoveries = Table(
-    "recoveries",
-    metadata,
-    Column("id", String(32), primary_key=True),
-    Column("certificate_id", _Id, ForeignKey("certificate_serials.id"), nullable=False),
-    Column("judicial", Boolean, nullable=False),
-    # The case or order it rests on, by number.
-    Column("reference", String(64), nullable=False),
-    # Whose key the recovered one is enveloped for: a certificate here, or the public key that an order names.
-    Column("recipient_id", _Id, ForeignKey("certificate_serials.id")),
-    Column("recipient_key", LargeBinary(65), nullable=False),
-    Column("requested_by", String(128), nullable=False),
-    Column("first_approver", String(128)),
-    Column("second_approver", String(128)),
-    Column("state", String(8), nullable=False),
-    Column("enveloped_key", LargeBinary),
-    Column("created_at_ms", BigInteger, nullable=False),
-    Column("expires_at_ms", BigInteger, nullable=False),
-    Column("changed_at_ms", BigInteger, nullable=False),
-    CheckConstraint("state IN ('asked', 'approved', 'done', 'rejected')", name="state"),
-    CheckConstraint("(state = 'done') = (enveloped_key IS NOT NULL)", name="enveloped_key"),
-)
-Index("ix_recoveries_state", recoveries.c.state, recoveries.c.created_at_ms)
-
-#: Permissions to unlock a medium; the token is computed from the id and is not kept.
-unlocks = Table(
-    "unlocks",
-    metadata,
-    Column("id", String(32), primary_key=True),
-    Column("certificate_id", _Id, ForeignKey("certificate_serials.id"), nullable=False),
-    Column("actor", String(128), nullable=False),
-    Column("created_at_ms", BigInteger, nullable=False),
-    Column("expires_at_ms", BigInteger, nullable=False),
-    Column("used_at_ms", BigInteger),
 )
 
 #: The change feed: append-only, gap-free, in commit order. Caches, CRLs and publication follow it.
@@ -360,85 +261,6 @@ publication_aside = Table(
     UniqueConstraint("target", "topic", "reference"),
 )
 Index("ix_publication_aside_retry", publication_aside.c.target, publication_aside.c.retry, publication_aside.c.id)
-
-idempotency = Table(
-    "idempotency",
-    metadata,
-    Column("caller", String(64), nullable=False),
-    Column("key", String(128), nullable=False),
-    Column("request_digest", LargeBinary(32), nullable=False),
-    Column("status", Integer, nullable=False),
-    Column("body", LargeBinary, nullable=False),
-    Column("created_at_ms", BigInteger, nullable=False),
-    PrimaryKeyConstraint("caller", "key"),
-)
-
-#: Bearer tokens, as the SM3 of the token; the token itself is shown once and not kept.
-tokens = Table(
-    "tokens",
-    metadata,
-    Column("id", String(64), primary_key=True),
-    Column("digest", LargeBinary(32), nullable=False, unique=True),
-    Column("scopes", Text, nullable=False),
-    Column("created_at_ms", BigInteger, nullable=False),
-    Column("withdrawn", Boolean, nullable=False),
-    # From when on it admits nobody; NULL: it does not expire.
-    Column("expires_at_ms", BigInteger),
-)
-
-#: Client certificates that admit, as a token does. match_digest: SM3 over what has to be equal (core/store/callers.py).
-client_certificates = Table(
-    "client_certificates",
-    metadata,
-    Column("id", String(48), primary_key=True),
-    Column("matched_by", String(16), nullable=False),
-    Column("match_digest", LargeBinary(32), nullable=False),
-    Column("certificate", LargeBinary, nullable=False),
-    Column("scopes", Text, nullable=False),
-    Column("created_at_ms", BigInteger, nullable=False),
-    Column("withdrawn", Boolean, nullable=False),
-    CheckConstraint("matched_by IN ('fingerprint', 'subject')", name="matched_by"),
-)
-#: Two callers in force are never told by the same certificate; one that was withdrawn may be registered anew.
-Index(
-    "ix_client_certificates_match",
-    client_certificates.c.match_digest,
-    unique=True,
-    sqlite_where=text("NOT withdrawn"),
-    postgresql_where=text("NOT withdrawn"),
-)
-
-#: What a caller may ask for at most. place: its number in what the workers of a node count together.
-caller_limits = Table(
-    "caller_limits",
-    metadata,
-    Column("caller_id", String(64), primary_key=True),
-    Column("place", Integer, nullable=False, unique=True),
-    Column("requests_per_s", Integer),
-    Column("requests_burst", Integer),
-    Column("signatures_per_s", Integer),
-    Column("signatures_burst", Integer),
-    Column("concurrent", Integer),
-    Column("signatures_per_day", BigInteger),
-)
-
-#: Signatures taken out of a day's quota by the workers, used or still held. day: days since 1970 in the quota's zone.
-caller_days = Table(
-    "caller_days",
-    metadata,
-    Column("caller_id", String(64), nullable=False),
-    Column("day", Integer, nullable=False),
-    Column("taken", BigInteger, nullable=False),
-    PrimaryKeyConstraint("caller_id", "day"),
-)
-
-#: When a caller was last admitted, to some minutes.
-caller_seen = Table(
-    "caller_seen",
-    metadata,
-    Column("caller_id", String(64), primary_key=True),
-    Column("at_ms", BigInteger, nullable=False),
-)
 
 #: Status sets and their deltas that were published. base_number: its own number for a set.
 status_sets = Table(

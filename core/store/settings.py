@@ -46,6 +46,8 @@ class StoreSettings(Settings):
     """How long one statement may take; the server ends it. The commit has this and a second more."""
     lock_timeout_s: float = Field(default=5.0, ge=0.1, le=600)
     """How long a statement may wait for another transaction."""
+    require_synchronous: bool = False
+    """Write only where the server waits for a synchronous standby, so that fail-over loses nothing (PostgreSQL)."""
     feed_poll_ms: int = Field(default=150, ge=10, le=500)
     """How often the change feed is read where no notification came (PostgreSQL)."""
     feed_max_age_ms: int = Field(default=500, ge=50, le=800)

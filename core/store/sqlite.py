@@ -41,7 +41,7 @@ def sqlite_path(url: str) -> Path | None:
 def make_engine(url: str, *, foreign_keys: bool = True) -> AsyncEngine:
     """An engine whose every connection is durable and checks references unless `foreign_keys` is False."""
     try:
-        engine = create_async_engine(url, pool_size=POOL_SIZE, max_overflow=0)
+        engine = create_async_engine(url, pool_size=POOL_SIZE, max_overflow=0, hide_parameters=True)
     except Exception as error:
         raise SettingsError(f"store.url is not usable: {error}", code="store_url") from error
 

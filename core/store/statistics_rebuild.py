@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, delete, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.store import counters, postgres, tail
-from core.store.counted import ZONE_MS
+from core.store.counted import LAST_DAY, ZONE_MS
 from core.store.schema_statistics import statistics_counts
 from core.store.statistics import STALE
 from core.store.upsert import on_postgres
@@ -54,9 +54,9 @@ def _grouped(where: str = "true") -> str:
 def _month(connection: AsyncConnection) -> str:
     """SQL for the month of a day, as core.store.counted.month_of has it."""
     if on_postgres(connection):
-        at = "(DATE '1970-01-01' + day)"
+        at = f"(DATE '1970-01-01' + least(day, {LAST_DAY}))"
         return f"CAST(extract(year FROM {at}) * 12 + extract(month FROM {at}) - 1 AS INTEGER)"
-    at = "day * 86400, 'unixepoch'"
+    at = f"min(day, {LAST_DAY}) * 86400, 'unixepoch'"
     return f"(strftime('%Y', {at}) * 12 + strftime('%m', {at}) - 1)"
 
 

@@ -86,9 +86,10 @@ def restored_command(
 
     What the old store did after the backup is forgotten, but it went out. So CRL numbers, status set numbers and status
     indexes go ahead of all that can have been used, cached OCSP answers become void, CRLs and status sets of the backup
-    are removed, and revocations that the given CRLs list are made again. Give the newest CRL of every partition: from a
-    CDN, a directory, or anybody who has one. All of it is one transaction, and in the audit record. Exit status 3 where
-    a CRL lists certificates that the store does not have.
+    are removed, encryption keys made in advance are dropped, permissions to unlock that were open are ended, and
+    revocations that the given CRLs list are made again. Give the newest CRL of every partition: from a CDN, a
+    directory, or anybody who has one. All of it is one transaction, and in the audit record. Exit status 3 where a CRL
+    lists certificates that the store does not have.
     """
     jump, recovered = run(_restored(config_file, crl_files, certificate_files, issued_at_most, word[:200]))
     found = {

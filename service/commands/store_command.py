@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import click
+import orjson
 
 from core.errors import SettingsError
 from core.store import copy as copying
@@ -36,14 +39,54 @@ for _command in (backup, check_backup_command, restored_command, partitions_comm
 
 
 @store.command()
+@click.option(
+    "--prepare",
+    is_flag=True,
+    help="Only what takes long (PostgreSQL); the version before may go on serving. Then stop it and run this again.",
+)
+@click.option("--afresh", is_flag=True, help="Throw away what was prepared, and begin again (PostgreSQL).")
 @config_option
 @json_option
-def upgrade(config_file: str | None, as_json: bool) -> None:
-    """Bring the store to this version's schema, all of it or nothing. Stop the service and back it up first."""
+def upgrade(prepare: bool, afresh: bool, config_file: str | None, as_json: bool) -> None:
+    """Bring the store to this version's schema. Stop the service and back it up first.
+
+    On PostgreSQL, what has to write every certificate anew is done piece by piece: it says how far it is on standard
+    error (with --json one object a line), goes on where it was when it is run again, and locks nobody out. The rest is
+    all of it or nothing.
+    """
     loaded = load_settings(config_file)
-    before, after = run(upgrade_database(_patient(loaded.store)))
-    said = "nothing to do" if before == after else f"upgraded from {before} to {after}"
-    print_result({"from": before, "to": after}, as_json, lambda: said)
+    told = UpgradeProgress(as_json=as_json)
+    before, after = run(upgrade_database(_patient(loaded.store), told, prepare=prepare, afresh=afresh))
+    if before == after:
+        said = "nothing to do"
+    elif prepare:
+        said = f"prepared; the store is at {after}: stop the service, then run 'qianyan store upgrade'"
+    else:
+        said = f"upgraded from {before} to {after}"
+    print_result({"from": before, "to": after, "prepared": prepare}, as_json, lambda: said)
+
+
+class UpgradeProgress:
+    """Says on standard error how far an upgrade is: where a step begins or ends, and every two seconds between."""
+
+    _EVERY_S = 2.0
+
+    def __init__(self, *, as_json: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        self._as_json = as_json
+        self._clock = clock
+        self._step = ""
+        self._said_at = 0.0
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        """`done` of `total`; of rows both are ids, which have gaps."""
+        now = self._clock()
+        if step == self._step and done != total and now - self._said_at < self._EVERY_S:
+            return
+        self._step, self._said_at = step, now
+        if self._as_json:
+            click.echo(orjson.dumps({"step": step, "done": done, "total": total}), err=True)
+        else:
+            click.echo(f"{step}: {done} of {total} ({100 * done // max(1, total)} %)", err=True)
 
 
 def _as_json(found: Condition) -> dict[str, object]:

@@ -25,7 +25,7 @@ APPLICATION_PURPOSES: Final = frozenset({KeyPurpose.DATA, KeyPurpose.TIMESTAMP, 
 #: Keys that must name each of their callers: a signature of theirs speaks for more than the one who asks for it.
 _NAMED_ONLY: Final = frozenset({KeyPurpose.TIMESTAMP, KeyPurpose.SEAL})
 #: Keys that the service itself uses, for nobody else.
-_INTERNAL: Final = frozenset({KeyPurpose.CERTIFICATE, KeyPurpose.OCSP, KeyPurpose.AUDIT})
+_INTERNAL: Final = frozenset({KeyPurpose.CERTIFICATE, KeyPurpose.OCSP, KeyPurpose.AUDIT, KeyPurpose.STATUS_SET})
 
 _STATE_ACTIONS: Final = {
     KeyState.ACTIVE: "key.resume",

@@ -142,7 +142,7 @@ def _planned_oids(plan: CertificatePlan) -> set[str]:
     optional: list[tuple[bool, str]] = [
         (plan.usage == "ca", "2.5.29.19"),
         (bool(plan.extended_key_usage), "2.5.29.37"),
-        (plan.usage == "ocsp", oids.OCSP_NOCHECK),
+        (plan.nocheck, oids.OCSP_NOCHECK),
         (bool(plan.policies), "2.5.29.32"),
         (plan.urls.crl is not None, oids.CRL_DISTRIBUTION_POINTS),
         (plan.urls.crl is not None and plan.urls.delta, oids.FRESHEST_CRL),

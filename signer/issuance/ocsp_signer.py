@@ -6,8 +6,9 @@ Signs outside transactions, as `issuer` does and for the same reason.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from core import oids
@@ -25,14 +26,14 @@ from signer.issuance.hierarchy import ISSUING, encode_name, ocsp_key_id, ocsp_pl
 from signer.issuance.lint import Linter
 from signer.issuance.rows import new_certificate
 from signer.issuance.signing import LocalSigner, sign_certificate
-from signer.issuance.template import CertificatePlan
+from signer.issuance.template import CertificatePlan, IssuerIdentity
 
 _DAY_MS: Final = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
-class _Key:
-    """The OCSP signer's key: its id and point, and whether the store is still to learn of it."""
+class DelegateKey:
+    """The delegate's key: its id and point, and whether the store is still to learn of it."""
 
     key_id: str
     public_key: bytes
@@ -64,10 +65,10 @@ async def ensure_ocsp_signer(
     key = await _ocsp_key(database, keystore, ocsp_key_id(authority_id))
     if signer is None:
         signer = LocalSigner(chain.key_id, await asyncio.to_thread(keystore.load, chain.key_id))
-    return await _Certification(database, clock, actor, days, status_index_oid).run(chain, subject, key, signer)
+    return await Certification(database, clock, actor, days, status_index_oid).run(chain, subject, key, signer)
 
 
-async def _ocsp_key(database: Database, keystore: KeyFiles, key_id: str) -> _Key:
+async def _ocsp_key(database: Database, keystore: KeyFiles, key_id: str) -> DelegateKey:
     """The OCSP signer's key: new; or that of a run that ended between the key file and the store, never yet used."""
     async with database.read() as connection:
         try:
@@ -80,7 +81,7 @@ async def _ocsp_key(database: Database, keystore: KeyFiles, key_id: str) -> _Key
         made = await asyncio.to_thread(keystore.create, key_id)
     except Conflict:
         made = await asyncio.to_thread(keystore.load, key_id)
-    return _Key(key_id, made.public_key.to_bytes(), new=True)
+    return DelegateKey(key_id, made.public_key.to_bytes(), new=True)
 
 
 async def renew_ocsp_signer(
@@ -107,22 +108,35 @@ async def renew_ocsp_signer(
     old = codec.load_certificate(authority.ocsp_certificate)
     if from_datetime(old.not_valid_after_utc) - clock() > within_days * _DAY_MS:
         return None
-    key = _Key(authority.ocsp_key_id, public_key)
-    certification = _Certification(database, clock, actor, days, status_index_oid)
+    key = DelegateKey(authority.ocsp_key_id, public_key)
+    certification = Certification(database, clock, actor, days, status_index_oid)
     return await certification.run(chain, old.subject.public_bytes(), key, signer)
 
 
 @dataclass(frozen=True, slots=True)
-class _Certification:
-    """One certificate for an OCSP signer's key: reserve, lint and sign, record."""
+class Role:
+    """What a delegate is certified for: the purpose of its key, its certificate's plan, and where that is set."""
+
+    purpose: KeyPurpose
+    plan: Callable[[IssuerIdentity, bytes, bytes, int, datetime, int], CertificatePlan]
+    install: Callable[..., Awaitable[None]]
+
+
+_OCSP: Final = Role(KeyPurpose.OCSP, ocsp_plan, authorities.set_ocsp_signer)
+
+
+@dataclass(frozen=True, slots=True)
+class Certification:
+    """One certificate for a delegate's key: reserve, lint and sign, record."""
 
     database: Database
     clock: Clock
     actor: str
     days: int
     status_index_oid: str
+    role: Role = _OCSP
 
-    async def run(self, chain: AuthorityChain, subject: bytes, key: _Key, signer: Signer) -> bytes:
+    async def run(self, chain: AuthorityChain, subject: bytes, key: DelegateKey, signer: Signer) -> bytes:
         """The recorded certificate."""
         wanted = await self._reserve(chain, subject, key)
         encoded = await sign_certificate(wanted, signer, chain.authority.public_key, Linter())
@@ -130,19 +144,19 @@ class _Certification:
             at_ms = await counters.advance_time(connection, self.clock())
             await require_active(connection, chain.key_id)
             if key.new:
-                await add_key(connection, key.key_id, key.public_key, KeyPurpose.OCSP, at_ms)
+                await add_key(connection, key.key_id, key.public_key, self.role.purpose, at_ms)
             row = new_certificate(chain.authority, key.key_id, wanted, encoded)
             await certificates.record(connection, row, at_ms=at_ms)
-            await authorities.set_ocsp_signer(connection, chain.authority.id, key.key_id, encoded, at_ms=at_ms)
+            await self.role.install(connection, chain.authority.id, key.key_id, encoded, at_ms=at_ms)
             await put_on_record(connection, chain.authority.id, key.key_id, wanted, self.actor, at_ms)
         return encoded
 
-    async def _reserve(self, chain: AuthorityChain, subject: bytes, key: _Key) -> CertificatePlan:
+    async def _reserve(self, chain: AuthorityChain, subject: bytes, key: DelegateKey) -> CertificatePlan:
         issuer = template.issuer_identity(chain.authority)
         async with self.database.write() as connection:
             now = to_datetime(await counters.advance_time(connection, self.clock()))
             (serial,) = await serials.fresh(connection, issuer.authority_id, 1)
-            wanted = ocsp_plan(issuer, subject, key.public_key, serial, now, self.days)
+            wanted = self.role.plan(issuer, subject, key.public_key, serial, now, self.days)
             month = template.status_month(wanted.not_after)
             index = await certificates.take_status_index(connection, issuer.authority_id, month)
         return placed(wanted, self.status_index_oid, index)

@@ -18,6 +18,7 @@ from core.asn1.names import build_name
 from core.errors import QianyanError, Refused
 from core.settings import Settings, load_toml
 from signer.issuance.settings import check_oid
+from signer.issuance.template import SET_SIGNING
 
 SubjectField = Literal["C", "ST", "L", "O", "OU", "CN", "SERIALNUMBER"]
 GmExtension = Literal[
@@ -35,8 +36,9 @@ EXTENDED_KEY_USAGES: Final[Mapping[str, str]] = {
     "code_signing": "1.3.6.1.5.5.7.3.3",
     "email_protection": "1.3.6.1.5.5.7.3.4",
 }
-#: What would turn an end entity into an authority's delegate: OCSPSigning, timeStamping, anyExtendedKeyUsage.
-_RESERVED_EXTENDED_KEY_USAGES: Final = frozenset({"1.3.6.1.5.5.7.3.9", "1.3.6.1.5.5.7.3.8", "2.5.29.37.0"})
+#: What would turn an end entity into an authority's delegate: OCSPSigning, status sets, timeStamping,
+#: anyExtendedKeyUsage.
+_RESERVED_EXTENDED_KEY_USAGES: Final = frozenset({"1.3.6.1.5.5.7.3.9", SET_SIGNING, "1.3.6.1.5.5.7.3.8", "2.5.29.37.0"})
 
 GM_EXTENSION_OIDS: Final[Mapping[str, GmExtension]] = {
     oids.IDENTIFY_CODE: "identify_code",

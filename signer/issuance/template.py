@@ -28,6 +28,8 @@ from core.store.certificates import Usage
 
 KEY_CERT_SIGN: Final = frozenset({"key_cert_sign", "crl_sign"})
 OCSP_SIGNING: Final = "1.3.6.1.5.5.7.3.9"
+#: Of a delegated signer of status sets (docs/status-set.md).
+SET_SIGNING: Final = f"{oids.STATUS_INDEX_DEFAULT}.3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,11 @@ class CertificatePlan:
     more: tuple[Extension, ...] = ()
     partition: int | None = None
 
+    @property
+    def nocheck(self) -> bool:
+        """Whether it says that its own status is not to be asked: of an OCSP signer's, and of no other."""
+        return self.usage == "ocsp" and OCSP_SIGNING in self.extended_key_usage
+
     def tbs(self) -> bytes:
         """The TBSCertificate."""
         return codec.tbs_certificate(
@@ -176,7 +183,7 @@ def _extensions(plan: CertificatePlan) -> list[Extension]:
     if plan.extended_key_usage:
         purposes = [x509.ObjectIdentifier(dotted) for dotted in plan.extended_key_usage]
         out.append(Extension.of(x509.ExtendedKeyUsage(purposes)))
-    if plan.usage == "ocsp":
+    if plan.nocheck:
         out.append(Extension(oids.OCSP_NOCHECK, False, der.null()))  # RFC 6960 §4.2.2.2.1
     if plan.policies:
         policies = [x509.PolicyInformation(x509.ObjectIdentifier(dotted), None) for dotted in plan.policies]

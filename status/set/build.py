@@ -17,6 +17,7 @@ from core.asn1.x509 import key_identifier, load_certificate, spki_of_certificate
 from core.audit import AuditEvent
 from core.clock import Clock, from_datetime, to_datetime
 from core.errors import Refused, Unavailable
+from core.ports import SignatureVerifier
 from core.store import audit, authorities, counters, leases, restored, status_sets
 from core.store.authorities import Authority
 from core.store.database import Database
@@ -40,6 +41,8 @@ class Snapshot:
     authority_id: str
     certificate: bytes
     key_id: str
+    #: The certificate of the key that signs; None where it is the authority's own.
+    delegate: bytes | None
     partitions: int
     heading: Heading
     live_from: int
@@ -52,10 +55,14 @@ class Snapshot:
 
 
 def builds_sets(authority: Authority, now_ms: int) -> bool:
-    """Whether this authority's sets are made here: its certificate is installed and in force, its key is here."""
-    if authority.certificate is None or authority.key_id is None:
+    """Whether this authority's sets are made here: its certificate is in force; its key is here, or its delegate's."""
+    if authority.certificate is None or _signing_key(authority) is None:
         return False
     return now_ms < from_datetime(load_certificate(authority.certificate).not_valid_after_utc)
+
+
+def _signing_key(authority: Authority) -> str | None:
+    return authority.key_id if authority.set_certificate is None else authority.set_key_id
 
 
 def month_of(at_ms: int) -> int:
@@ -88,28 +95,47 @@ def _times(now_ms: int, published: Published | None, not_after_ms: int, life_s: 
     return this_ms, next_ms
 
 
+def _delegate_until(authority_id: str, encoded: bytes, this_ms: int) -> int:
+    """Until when a delegate may sign what is as of `this_ms`, in whole seconds."""
+    delegate = load_certificate(encoded)
+    if this_ms < from_datetime(delegate.not_valid_before_utc):
+        raise Unavailable("the clock is behind the signer's notBefore", code="clock_behind", retry_after_s=1)
+    until_ms = from_datetime(delegate.not_valid_after_utc) // 1000 * 1000
+    if until_ms <= this_ms:
+        raise Refused(
+            f"the set signer of {authority_id!r} has expired: qianyan ca set-signer --authority {authority_id}",
+            code="set_signer_expired",
+        )
+    return until_ms
+
+
 async def take_snapshot(
     connection: AsyncConnection, authority_id: str, now_ms: int, position: int, settings: StatusSetSettings
 ) -> Snapshot:
     """What the next file of the authority begins with. `now_ms` was read before the snapshot; `position` is its feed's.
 
-    Raises NotFound; Refused (code "set_elsewhere", "issuer_expired"); Unavailable (code "clock_behind").
+    Raises NotFound; Refused (code "set_elsewhere", "issuer_expired", "set_signer_expired"); Unavailable (code
+    "clock_behind").
     """
     counters.check_clock(now_ms, await counters.current(connection, counters.LAST_TIME))
     authority = await authorities.get(connection, authority_id)
-    if authority.certificate is None or authority.key_id is None:
+    signing_key = _signing_key(authority)
+    if authority.certificate is None or signing_key is None:
         raise Refused(f"no status set of {authority_id!r} is built here", code="set_elsewhere")
     certificate = load_certificate(authority.certificate)
     published = await status_sets.latest(connection, authority_id)
     not_after_ms = from_datetime(certificate.not_valid_after_utc)
     this_ms, next_ms = _times(now_ms, published, not_after_ms, settings.life_s)
+    if authority.set_certificate is not None:
+        next_ms = min(next_ms, _delegate_until(authority_id, authority.set_certificate, this_ms))
     floor = await counters.current(connection, restored.set_floor(authority_id))
     number = max(published.delta.number if published else 0, floor) + 1
     key_id = _authority_key_id(authority, certificate)
     return Snapshot(
         authority_id=authority_id,
         certificate=authority.certificate,
-        key_id=authority.key_id,
+        key_id=signing_key,
+        delegate=authority.set_certificate,
         partitions=authority.partitions,
         heading=Heading(key_id, number, position, this_ms, next_ms),
         live_from=live_from(this_ms),
@@ -150,6 +176,17 @@ def read(body: bytes, delta: bytes | None, issuer: bytes) -> StatusSet:
         return load(body, delta, issuer=issuer, verify=lambda *_: None, clock=lambda: _this_update(delta or body))
     except StatusSetError as error:
         raise Refused(f"the reader refuses the status set: {error.detail}", code="set_unreadable") from error
+
+
+def check_signed(body: bytes, delta: bytes | None, issuer: bytes, verify: SignatureVerifier) -> None:
+    """The finished file by the shipped reader, signatures and the signer's standing included.
+
+    Raises Refused (code "set_unreadable").
+    """
+    try:
+        load(body, delta, issuer=issuer, verify=verify, clock=lambda: _this_update(delta or body))
+    except StatusSetError as error:
+        raise Refused(f"the reader refuses the signed status set: {error.detail}", code="set_unreadable") from error
 
 
 def _this_update(body: bytes) -> int:

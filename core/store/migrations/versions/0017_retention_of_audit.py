@@ -19,10 +19,12 @@ def upgrade() -> None:
         sa.Column("at_ms", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("size", name=op.f("pk_audit_prunings")),
     )
-    op.create_index("ix_audit_subject", "audit", ["subject", "seq"])
-    op.create_index("ix_audit_actor", "audit", ["actor", "seq"])
-    op.create_index("ix_audit_action", "audit", ["action", "seq"], postgresql_ops={"action": "text_pattern_ops"})
-    op.create_index("ix_audit_at_ms", "audit", ["at_ms", "seq"])
+    # On PostgreSQL `qianyan store upgrade` has made them, beside those who write (core/store/upgrading.py).
+    op.create_index("ix_audit_subject", "audit", ["subject", "seq"], if_not_exists=True)
+    op.create_index("ix_audit_actor", "audit", ["actor", "seq"], if_not_exists=True)
+    by_prefix = {"action": "text_pattern_ops"}
+    op.create_index("ix_audit_action", "audit", ["action", "seq"], if_not_exists=True, postgresql_ops=by_prefix)
+    op.create_index("ix_audit_at_ms", "audit", ["at_ms", "seq"], if_not_exists=True)
 
 
 def downgrade() -> None:

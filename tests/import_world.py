@@ -6,7 +6,7 @@ Nothing of the service takes part but the codecs; the files are what another sys
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,6 +70,10 @@ class OldAuthority:
             spki=subject_public_key_info(point),
             extensions=extensions,
         )
+        return self.sign(tbs)
+
+    def sign(self, tbs: bytes) -> bytes:
+        """What its key has signed, whatever that is."""
         return join_signed(tbs, sm2.signature_to_der(self.key.sign(tbs)))
 
     def leaf(
@@ -83,17 +87,20 @@ class OldAuthority:
         name: str = "某企业",
         more: tuple[Extension, ...] = (),
         point: bytes | None = None,
+        subject: bytes | None = None,
     ) -> bytes:
-        """A holder's certificate, DER."""
+        """A holder's certificate, DER. subject: a Name instead of the usual one."""
         extensions = [Extension.of(x509.AuthorityKeyIdentifier(key_identifier(self.point), None, None)), *more]
         if usage is not None:
             extensions.append(Extension.of(usage, critical=True))
         if url is not None:
             extensions.append(crl_distribution_points(url))
-        subject = build_name({"C": "CN", "ST": "广东省", "L": "广州市", "CN": name}).public_bytes()
+        usual = build_name({"C": "CN", "ST": "广东省", "L": "广州市", "CN": name}).public_bytes()
         begins = self.now_ms - 100 * DAY_MS if begins_ms is None else begins_ms
         ends = self.now_ms + 265 * DAY_MS if ends_ms is None else ends_ms
-        return self._sign(serial, subject, point or self.holder.public_key.to_bytes(), extensions, begins, ends)
+        return self._sign(
+            serial, subject or usual, point or self.holder.public_key.to_bytes(), extensions, begins, ends
+        )
 
     def ocsp_signer(self, serial: int, point: bytes) -> bytes:
         """An OCSP signer's certificate for a key that asked for it."""
@@ -107,17 +114,20 @@ class OldAuthority:
         number: int,
         url: str | None = None,
         ended: bool = False,
+        this_ms: int | None = None,
         more: tuple[Extension, ...] = (),
+        said: Mapping[int, tuple[Extension, ...]] | None = None,
     ) -> bytes:
-        """A CRL, DER: (serial, reason, time in ms)."""
+        """A CRL, DER: (serial, reason, time in ms). said: what entries say beside or instead of a reason, by serial."""
         listed = b""
         for serial, reason, at_ms in sorted(entries):
             why = Extension(oids.CRL_REASON, False, der.enumerated(int(reason)))
-            extensions = der.sequence(why.encode()) if reason else b""
+            told = [*((why,) if reason else ()), *(said or {}).get(serial, ())]
+            extensions = der.sequence(*(one.encode() for one in told)) if told else b""
             listed += der.sequence(der.integer(serial), der.x509_time(to_datetime(at_ms)), extensions)
         scope = () if url is None else (issuing_distribution_point(url),)
         extensions = encode_extensions([Extension(oids.CRL_NUMBER, False, der.integer(number)), *scope, *more])
-        this_ms = self.now_ms - (3 if ended else 0) * DAY_MS - 60_000
+        this_ms = this_ms or self.now_ms - (3 if ended else 0) * DAY_MS - 60_000
         tbs = der.sequence(
             der.integer(1),
             SM3_WITH_SM2,

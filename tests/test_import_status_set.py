@@ -28,7 +28,7 @@ COUNT = 300
 
 @pytest.fixture(params=BACKENDS)
 async def world(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[SetWorld]:
-    url = None if request.param == "sqlite" else await postgres.shared().new_database(empty=True)
+    url = None if request.param == "sqlite" else await postgres.shared().new_database()
     async with open_set_world(tmp_path, StatusSetSettings(delta_least_bytes=1 << 20), url=url) as world:
         async with world.database.write() as connection:
             await imports.adopt(connection, Adopted("issuing", world.issuer, None), at_ms=world.clock())

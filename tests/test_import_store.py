@@ -6,92 +6,29 @@ import base64
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import orjson
 import pytest
 
 from core.asn1.distribution import delta_crl_indicator
 from core.clock import rfc3339
 from core.errors import Refused
 from core.model import CertificateState, RevocationReason
-from core.store import audit, certificates, counters, imports, restored, statistics_rebuild
-from core.store.database import Database
+from core.store import counters, imports, restored
 from signer.importing import adopt as adopting
-from signer.importing import crl as crl_import
-from signer.importing import sources
-from signer.importing.certificates import CertificateTaker, Placing
-from signer.importing.checks import Issuer
-from signer.importing.crl import CrlTaker
-from signer.importing.job import Importer, new_job
+from signer.importing.job import new_job
 from status.directory import content
+from tests.import_store_world import World, open_import_world
 from tests.import_world import CRL_URL, DAY_MS, ENCRYPTS, OldAuthority, pem, pem_file
-from tests.store_world import BACKENDS, NOW_MS, new_store
+from tests.store_world import BACKENDS, NOW_MS
 
 KEY = RevocationReason.KEY_COMPROMISE
 HOLD = RevocationReason.CERTIFICATE_HOLD
 THEN = NOW_MS - 30 * DAY_MS
 
 
-class World:
-    """A store with an authority that is taken over."""
-
-    def __init__(self, database: Database, directory: Path) -> None:
-        self.database = database
-        self.directory = directory
-        self.old = OldAuthority(NOW_MS)
-        self.issuer = Issuer.of("old", self.old.certificate)
-        self.now_ms = NOW_MS
-
-    async def start(self) -> None:
-        await adopting.adopt(self.database, "old", self.old.certificate, [], None, lambda: NOW_MS, "test")
-
-    async def certificates(self, *paths: Path, pairs: bool = False) -> list[dict[str, object]]:
-        """Imports files; the report."""
-        files = sources.files_of(list(paths))
-        job = new_job("old", "certificates", sources.digest_of(files), "test", self.now_ms)
-        taker = CertificateTaker(self.issuer, Placing(pairs=pairs, ra="ra-9"), self.now_ms)
-        report = self.directory / f"{job.id}.jsonl"
-        await Importer(self.database, lambda: self.now_ms, job, taker, report).run(lambda: sources.items(files))
-        return [orjson.loads(line) for line in report.read_bytes().splitlines()]
-
-    async def crl(self, content: bytes, **options: bool) -> list[dict[str, object]]:
-        """Imports a CRL; the report."""
-        path = self.directory / f"{len(list(self.directory.iterdir()))}.crl"
-        path.write_bytes(content)
-        listed = crl_import.read(content, self.issuer, self.now_ms, **options)
-        taker = CrlTaker(self.issuer, listed, Placing(), self.now_ms)
-        job = new_job("old", "crl", sources.digest_of([path]), "test", self.now_ms)
-        async with self.database.write() as connection:
-            await counters.advance_time(connection, self.now_ms)
-            await taker.settle(connection)
-        report = path.with_suffix(".jsonl")
-        await Importer(self.database, lambda: self.now_ms, job, taker, report).run(listed.entries)
-        return [orjson.loads(line) for line in report.read_bytes().splitlines()]
-
-    async def states(self, *serials: int) -> list[str | None]:
-        async with self.database.read() as connection:
-            found = await certificates.statuses(connection, "old", serials)
-        return [None if one.state is None else one.state.value for one in found]
-
-    async def release(self, serial: int) -> None:
-        async with self.database.write() as connection:
-            held = await certificates.find(connection, serial, "old")
-            await certificates.release(connection, held, at_ms=NOW_MS)
-
-    async def find(self, serial: int) -> certificates.CertificateRecord:
-        async with self.database.read() as connection:
-            return await certificates.find(connection, serial, "old")
-
-
 @pytest.fixture(params=BACKENDS)
 async def world(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[World]:
-    database = await new_store(tmp_path, request.param)
-    world = World(database, tmp_path)
-    await world.start()
-    yield world
-    async with database.read() as connection:
-        assert await statistics_rebuild.differences(connection) == []
-        assert (await audit.verify(connection)).broken_at is None
-    await database.close()
+    async with open_import_world(tmp_path, request.param) as world:
+        yield world
 
 
 @pytest.mark.parametrize("world", ["sqlite"], indirect=True)

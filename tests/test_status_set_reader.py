@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -371,6 +372,127 @@ def test_a_delta_of_another_set_or_to_another_state() -> None:
     for head in (heading(1, 20), heading(2, 9), heading(2, 20, NOON_MS - 5000)):
         with pytest.raises(DeltaMismatch):
             read(body, make_delta(body, SMALL, after, head))
+
+
+def resigned(tbs: bytes, before: bytes, after: bytes) -> bytes:
+    """The set again with other octets in it, signed by the authority all the same; both are whole elements."""
+    assert tbs.count(before) == 1
+    body = der.Reader(tbs).enter(der.SEQUENCE)
+    parts = []
+    while body:
+        parts.append(body.take_tlv())
+    changed = der.sequence(*(after if part == before else part for part in parts))
+    assert changed != tbs
+    return join(changed, SIGNER.sign_now(changed))
+
+
+NEVER = (1 << 56) - 1
+
+
+@pytest.mark.parametrize(
+    ("spaces", "code"),
+    [
+        ([(MONTH, 0, file_reader.MAX_POSITIONS + 1)], "size"),
+        ([(MONTH, 0, file_reader.MAX_POSITIONS), (1, 0, 1)], "size"),
+        ([(MONTH, NEVER, NEVER)], "size"),
+        ([(MONTH, file_reader.MAX_INDEX, 1)], "size"),
+        ([(MONTH, 0, 50), (file_reader.MAX_MONTHS, 0, 5)], "format"),
+        ([(MONTH, 0, 50), (0, 0, 5)], "format"),
+        ([(MONTH, 0, 0)], "format"),
+        ([(MONTH, 0, 40), (1, 0, 5)], "digest"),
+        ([(MONTH + 1, 0, 50), (1, 0, 5)], "digest"),
+        ([], "canonical"),
+    ],
+)
+def test_spaces_past_any_bound(spaces: list[tuple[int, int, int]], code: str) -> None:
+    """Signed by the authority, and refused before memory is taken for them."""
+    body = make_set(SMALL)
+    octets = lambda rows: der.octet_string(b"".join(codec.varint(value) for row in rows for value in row))  # noqa: E731
+    usual = octets([(MONTH, 0, 50), (1, 0, 5)])
+    tracemalloc.start()
+    try:
+        assert code_of(lambda: read(resigned(file_reader.split(body).tbs, usual, octets(spaces)))) == code
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"\x80" + codec.varint(NEVER) + b"\xff",  # a count past the space
+        b"\x80" + b"\xff" * 9,  # a count without an end
+        b"\xbf\x01\x80",  # a parameter past its bound
+        b"\x02",  # a bitmap that is not there
+        b"\x01\x01",  # more blocks than positions
+        b"\x80\x03\xe0" + bytes(70_000),  # codes and a desert
+    ],
+)
+def test_keys_past_any_bound(payload: bytes) -> None:
+    body = make_set(SMALL)
+    usual = der.octet_string(codec.encode([3, 9], 55))
+    assert code_of(lambda: read(resigned(file_reader.split(body).tbs, usual, der.octet_string(payload)))) == "canonical"
+
+
+def test_a_file_that_is_too_long() -> None:
+    assert code_of(lambda: read(bytes(file_reader.MAX_FILE_BYTES + 1))) == "size"
+    assert code_of(lambda: read(make_set(SMALL), bytes(file_reader.MAX_FILE_BYTES + 1))) == "size"
+
+
+def test_imports_past_any_bound() -> None:
+    """More revoked than there are, keys too long or too short, a salt too short."""
+    space = imports()
+    changes: list[dict[str, Any]] = [{"count": 199}, {"bits": 57}, {"bits": 16}, {"salt": b"\x01" * 7}]
+    for change in changes:
+        small = {"revoked": [1], "held": []} if "bits" in change else {}
+        wrong = replace(space, **{**small, **change})
+        assert code_of(lambda wrong=wrong: read(make_set(SetState(SMALL.months, wrong)))) == "format"  # type: ignore[misc]
+
+
+def test_files_that_were_replayed() -> None:
+    """An older set, an older delta, a newer set with the delta of the older one, and a delta that others signed."""
+    first = make_set(SMALL)
+    after = SetState((replace(SMALL.months[0], revoked=(3, 9, 10)), SMALL.months[1]))
+    delta = make_delta(first, SMALL, after)
+    second = make_set(after, heading(3, 30))
+    taken = read(second).position
+    assert code_of(lambda: read(first, last_position=taken)) == "rollback"
+    assert code_of(lambda: read(first, delta, last_position=taken)) == "rollback"
+    assert code_of(lambda: read(first, last_position=read(first, delta).position)) == "rollback"
+    with pytest.raises(DeltaMismatch):
+        read(second, delta, last_position=taken)
+    tbs = file_reader.split(delta).tbs
+    assert code_of(lambda: read(first, join(tbs, KeySigner().sign_now(tbs)))) == "signature"
+    assert code_of(lambda: read(first, first)) == "format"
+    assert code_of(lambda: read(delta)) == "format"
+
+
+def test_the_set_of_another_authority() -> None:
+    """By another key, of another name under the same key identifier, and with a key identifier that is not its own."""
+    body = make_set(SMALL)
+    other = KeySigner()
+    theirs = make_certificate(other, not_after_ms=NOON_MS + HOUR_MS)
+    call = lambda issuer, file: load(file, issuer=issuer, verify=verify_signature, clock=lambda: NOW_S)  # noqa: E731
+    assert code_of(lambda: call(theirs, body)) == "signature"
+    ours_named_by_them = make_set(SMALL, signer=other)
+    assert code_of(lambda: call(theirs, ours_named_by_them)) == "issuer"
+    misnamed = make_set(SMALL, replace(heading(), authority_key_id=b"\x01" * 20))
+    assert code_of(lambda: read(misnamed)) == "issuer"
+
+
+def test_a_set_that_ended_is_never_good_however_it_comes() -> None:
+    """Loaded after its end, and with a delta that has ended; a delta in force revives its set."""
+    late = NOW_S + 2 * 3600
+    body = make_set(SMALL)
+    after = SetState((replace(SMALL.months[0], revoked=(3, 9, 10)), SMALL.months[1]))
+    ended, fresh = make_delta(body, SMALL, after), make_delta(body, SMALL, after, heading(2, 20, life_ms=9 * HOUR_MS))
+    for loaded in (read(body, now_s=late), read(body, ended, now_s=late)):
+        assert loaded.stale
+        found = loaded.query_many(b"".join(struct.pack("<IIq", MONTH, index, 0) for index in range(60)))
+        assert Status.GOOD not in found
+        assert loaded.query(holder(0)).status is Status.UNKNOWN
+        assert loaded.query(holder(3)).status is Status.REVOKED
+    assert read(body, fresh, now_s=late).query(holder(0)).status is Status.GOOD
 
 
 def test_a_key_is_revoked_or_on_hold() -> None:

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import Callable
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.clock import from_datetime, rfc3339, system_clock
 from core.errors import SettingsError
@@ -24,6 +18,7 @@ from core.store.imports import Job
 from crl.points import settle_all
 from service.commands import import_ocsp_command
 from service.commands.import_ocsp_command import issuer_of
+from service.commands.import_said import Taken, certificates_ended, crls_ended, job_json, progress_bar
 from service.commands.shared import (
     actor,
     config_option,
@@ -49,7 +44,6 @@ from signer.importing.job import Importer, new_job
 from signer.importing.keyfile import read_key
 from signer.issuance.ocsp_signer import ensure_ocsp_signer
 
-_REFUSED = 3
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _PATH = click.Path(exists=True, path_type=Path)
 _OUT = click.Path(dir_okay=False, path_type=Path)
@@ -141,37 +135,6 @@ def ca(
     print_result(value, as_json, lambda: said)
 
 
-def _job_json(job: Job) -> dict[str, Any]:
-    value = asdict(job)
-    value["digest"] = job.digest.hex()
-    for name in ("started", "changed"):
-        value[f"{name}_at"] = rfc3339(value.pop(f"{name}_at_ms"))
-    return value
-
-
-def _said(job: Job) -> str:
-    state = "done" if job.state == "done" else "not done"
-    return f"{state}: {job.position} read, {job.accepted} taken over, {job.known} known before, {job.refused} refused"
-
-
-def _progress(total: int | None) -> tuple[Progress, Callable[[Job], None]]:
-    """A bar on standard error where that is a terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    bar = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
-    task = bar.add_task("importing", total=total)
-
-    def advance(job: Job) -> None:
-        bar.update(task, completed=job.position, description=f"{job.refused} refused")
-
-    return bar, advance
-
-
-def _ended(job: Job, as_json: bool) -> None:
-    print_result(_job_json(job), as_json, lambda: _said(job))
-    if job.refused:
-        sys.exit(_REFUSED)
-
-
 _report_option = click.option("--report", type=_OUT, help="Write a line of JSON for each item there.")
 _placing_options = (
     click.option("--profile", default="imported", show_default=True, help="What kind of certificate they are."),
@@ -227,11 +190,11 @@ def certificates(
             now_ms = system_clock()
             job = new_job(authority_id, "certificates", digest, actor(), now_ms)
             importer = Importer(database, system_clock, job, CertificateTaker(issuer, placing, now_ms), report)
-            bar, advance = _progress(None)
+            bar, advance = progress_bar(None)
             with bar:
                 return await importer.run(lambda: sources.items(files), advance)
 
-    _ended(run(write()), as_json)
+    certificates_ended(run(write()), as_json)
 
 
 async def _settle(database: Database, loaded: Loaded, authority_id: str) -> None:
@@ -245,6 +208,9 @@ async def _settle(database: Database, loaded: Loaded, authority_id: str) -> None
 @_report_option
 @_with_placing
 @click.option("--allow-ended", is_flag=True, help="Take a CRL that is past its nextUpdate; later revocations are lost.")
+@click.option(
+    "--allow-older", is_flag=True, help="Take a CRL though a newer one was taken: holds that ended come back."
+)
 @config_option
 @json_option
 def crl(
@@ -256,50 +222,43 @@ def crl(
     region: str,
     customer: str,
     allow_ended: bool,
+    allow_older: bool,
     config_file: str | None,
     as_json: bool,
 ) -> None:
     """Take over the revocations and the number of AUTHORITY's CRLs, DER or PEM.
 
     Serials whose certificate is not known are kept and served as revoked. CRLs made here go on above the number. A
-    certificate that is revoked here already stays so, and a hold that the CRL no longer has is not ended.
+    certificate that is revoked here already stays so, and a hold that the CRL no longer has is not ended: what is
+    missing on the CRL is told. Exit status 3: entries were refused, or revocations are missing on the CRL.
     """
     if report is not None and len(files) > 1:
         raise click.UsageError("--report is for one CRL at a time")
     loaded = load_settings(config_file)
     placing = Placing(profile, ra, region, customer)
 
-    async def one(database: Database, file: Path) -> Job:
+    async def one(database: Database, file: Path) -> Taken:
         issuer, now_ms = await issuer_of(database, authority_id), system_clock()
         content = await asyncio.to_thread(file.read_bytes)
         listed = await asyncio.to_thread(crl_import.read, content, issuer, now_ms, allow_ended=allow_ended)
         taker = CrlTaker(issuer, listed, placing, now_ms)
         digest = await asyncio.to_thread(sources.digest_of, [file])
         job = new_job(authority_id, "crl", digest, actor(), now_ms)
-
-        async def settle(connection: AsyncConnection) -> None:
-            await taker.settle(connection)
-
         async with database.write() as connection:
             await counters.advance_time(connection, now_ms)
-            await settle(connection)
-        bar, advance = _progress(len(listed.parsed))
+            begun = await imports.find(connection, job.id) is not None
+            await taker.settle(connection, allow_older=allow_older or begun)
+            await imports.begin(connection, job)  # with the number: 'finish' is to wait for its entries
+        bar, advance = progress_bar(len(listed.parsed))
         with bar:
-            return await Importer(database, system_clock, job, taker, report).run(listed.entries, advance)
+            return file, await Importer(database, system_clock, job, taker, report).run(listed.entries, advance), taker
 
-    async def write() -> list[Job]:
+    async def write() -> list[Taken]:
         async with open_store(loaded) as database:
             await _settle(database, loaded, authority_id)
             return [await one(database, file) for file in files]
 
-    done = run(write())
-    if as_json:
-        print_json([_job_json(job) for job in done])
-    else:
-        for file, job in zip(files, done, strict=True):
-            click.echo(f"{file.name}: {_said(job)}")
-    if any(job.refused for job in done):
-        sys.exit(_REFUSED)
+    crls_ended(run(write()), as_json)
 
 
 def _cutoff(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
@@ -320,7 +279,8 @@ def _cutoff(context: click.Context, parameter: click.Parameter, value: str | Non
     metavar="TIME",
     help="Everything that the authority issued before then is imported.  [default: behind the last one imported]",
 )
-@click.option("--without-crl", is_flag=True, help="The authority never revoked anything.")
+@click.option("--without-crl", is_flag=True, help="Nothing is revoked that an imported CRL does not list.")
+@click.option("--accept-refused", is_flag=True, help="What was refused says nothing of revocations.")
 @click.option("--ocsp-name", default="OCSP signer", show_default=True, help="CN of the OCSP signer that is made.")
 @config_option
 @json_option
@@ -328,6 +288,7 @@ def finish(
     authority_id: str,
     cutoff: int | None,
     without_crl: bool,
+    accept_refused: bool,
     ocsp_name: str,
     config_file: str | None,
     as_json: bool,
@@ -341,7 +302,13 @@ def finish(
     async def write() -> int:
         async with open_store(loaded) as database:
             at = await adopting.finish(
-                database, authority_id, system_clock, actor(), cutoff_s=cutoff, without_crl=without_crl
+                database,
+                authority_id,
+                system_clock,
+                actor(),
+                cutoff_s=cutoff,
+                without_crl=without_crl,
+                accept_refused=accept_refused,
             )
             async with database.read() as connection:
                 authority = await authorities.get(connection, authority_id)
@@ -389,7 +356,7 @@ def status(authority_id: str, config_file: str | None, as_json: bool) -> None:
             "authority": authority_id,
             "finished": adopted.cutoff_s is not None,
             "cutoff": None if adopted.cutoff_s is None else rfc3339(adopted.cutoff_s * 1000),
-            "imports": [_job_json(job) for job in jobs],
+            "imports": [job_json(job) for job in jobs],
             "crls": [
                 {"address": point.url, "served_at": f"/crl/{authority_id}/{point.partition}.crl"} for point in points
             ],

@@ -20,10 +20,10 @@ from core.clock import Clock, from_datetime
 from core.errors import Conflict, QianyanError, Refused
 from core.model import KeyPurpose, KeyState
 from core.ports import Signer
-from core.store import audit, authorities, counters, imports, keys
+from core.store import audit, authorities, counters, import_crls, imports, keys
 from core.store.authorities import Authority
 from core.store.database import Database
-from core.store.imports import Adopted
+from core.store.imports import Adopted, Job
 from core.store.keys import KeyRecord
 from signer.engine.verify import verify_signature
 from signer.importing.checks import Issuer
@@ -93,22 +93,23 @@ async def finish(
     *,
     cutoff_s: int | None = None,
     without_crl: bool = False,
+    accept_refused: bool = False,
 ) -> int:
     """Lets the authority's status be served, and says that all its certificates of before the cutoff are there.
 
     cutoff_s: notBefore in seconds since 1970; None: the one behind the last that was imported. Returns it. May be
-    called again after later imports. Raises Refused (code "import_running", "import_no_crl"); NotFound; Conflict.
+    called again after later imports. Raises Refused (code "import_running", "import_no_crl", "import_refused");
+    NotFound; Conflict.
     """
     async with database.write() as connection:
         at_ms = await counters.advance_time(connection, clock())
         adopted = await imports.adopted(connection, authority_id)
         jobs = await imports.list_all(connection, authority_id)
-        running = [job.id for job in jobs if job.state == "running"]
-        if running:
-            raise Refused(f"import {running[0]} has not ended; give its command again", code="import_running")
-        if not without_crl and not any(job.kind == "crl" for job in jobs):
+        _check_whole(jobs, without_crl, accept_refused)
+        if not without_crl and (untold := await import_crls.untold(connection, authority_id, at_ms)):
             raise Refused(
-                "no CRL was imported: what was revoked would be called good; import the newest, or say --without-crl",
+                f"certificates name a CRL at {untold[0]} ({len(untold)} such addresses) and it was not imported: what "
+                "it lists would be called good; import it, or say --without-crl where nothing is on it",
                 code="import_no_crl",
             )
         last_ms = await imports.latest_not_before_ms(connection, authority_id)
@@ -121,6 +122,26 @@ async def finish(
         event = AuditEvent(actor, "import.finish", authority_id, detail={"cutoff_s": cutoff, "imports": len(jobs)})
         await audit.append(connection, event, at_ms=at_ms)
     return cutoff
+
+
+def _check_whole(jobs: Sequence[Job], without_crl: bool, accept_refused: bool) -> None:
+    """Raises Refused where a revocation can be missing."""
+    running = [job.id for job in jobs if job.state == "running"]
+    if running:
+        raise Refused(f"import {running[0]} has not ended; give its command again", code="import_running")
+    if not without_crl and not any(job.kind == "crl" for job in jobs):
+        raise Refused(
+            "no CRL was imported: what was revoked would be called good; import the newest, or say --without-crl",
+            code="import_no_crl",
+        )
+    # Beside a CRL, what a line says of revocation is not needed; alone, a line that was refused may have said it.
+    refused = sum(job.refused for job in jobs if without_crl or job.kind == "crl")
+    if refused and not accept_refused:
+        raise Refused(
+            f"{refused} entries or lines were refused, and what they say of revocations is not here: status sets would "
+            "call their certificates good; look at the reports, then say --accept-refused",
+            code="import_refused",
+        )
 
 
 async def ocsp_request(signer: Signer, subject: bytes) -> bytes:

@@ -18,6 +18,7 @@ from core.clock import from_datetime, to_datetime
 from core.model import CertificateState, RevocationReason, serial_from_hex, serial_to_hex
 from core.store import crls, imports
 from core.store.certificates import NewCertificate
+from core.store.database import Database
 from core.store.imports import Ended, Known
 from signer.importing.checks import Checked, Issuer, Refusal, check_all
 from signer.importing.job import Outcome
@@ -125,6 +126,10 @@ class CertificateTaker:
         chunk = _Chunk(self._issuer, self._placing, connection, at_ms)
         return await chunk.write(prepared)
 
+    async def conclude(self, database: Database) -> list[dict[str, Any]]:
+        """Nothing: every line was told."""
+        return []
+
 
 class _Chunk:
     """The writing of one chunk."""
@@ -137,18 +142,34 @@ class _Chunk:
         self._new: dict[int, NewCertificate] = {}
         self._known: dict[int, Known] = {}
         self._partitions: dict[str, int] = {}
+        self._ended: dict[int, Ended] = {}
 
     async def write(self, prepared: list[tuple[Item, Ready | Refusal]]) -> list[Outcome]:
         """An outcome for each item."""
         serials = [one.serial for _, one in prepared if isinstance(one, Ready)]
         self._known = await imports.rows(self._connection, self._issuer.authority_id, serials)
-        outcomes = [await self._place(item, one) for item, one in prepared]
+        outcomes = []
+        for item, one in prepared:
+            outcome = await self._place(item, one)
+            outcomes.append(self._note(one.ended, outcome) if isinstance(one, Ready) and one.ended else outcome)
         new = list(self._new.values())
         pairs = _pairs(new) if self._placing.pairs else []
         await imports.add(self._connection, new, at_ms=self._at_ms, pairs=pairs)
         ended = [one.ended for _, one in prepared if isinstance(one, Ready) and one.ended is not None]
         await end_all(self._connection, self._issuer.authority_id, ended, at_ms=self._at_ms)
         return outcomes
+
+    def _note(self, ended: Ended, outcome: Outcome) -> Outcome:
+        """What a line says of its serial counts, whatever became of its certificate: the answer is by serial."""
+        known, before = self._known.get(ended.serial), self._ended.get(ended.serial)
+        changes = known is None or imports.stricter(known, ended)
+        if not changes or (before is not None and not _milder(before, ended)):
+            return outcome
+        self._ended[ended.serial] = ended
+        if outcome.result == "refused":
+            warnings = [*outcome.rest.get("warnings", ()), "serial_revoked"]
+            return Outcome("refused", outcome.rest | {"warnings": warnings})
+        return Outcome("accepted", outcome.rest)
 
     async def _place(self, item: Item, one: Ready | Refusal) -> Outcome:
         rest: dict[str, Any] = {"where": item.where}
@@ -166,8 +187,7 @@ class _Chunk:
             return Outcome("refused", rest | {"code": "serial_taken", "detail": "another certificate has that serial"})
         if one.checked is not None and not there:
             return await self._complete(one, known, rest)
-        changes = one.ended is not None and known is not None and imports.stricter(known, one.ended)
-        return Outcome("accepted" if changes else "known", rest)
+        return Outcome("known", rest)
 
     async def _complete(self, one: Ready, known: Known | None, rest: dict[str, Any]) -> Outcome:
         """Gives a serial that was only known as revoked its certificate."""
@@ -203,7 +223,7 @@ class _Chunk:
             ra=item.get("ra") or placing.ra,
             region=item.get("region") or placing.region or checked.region,
             customer=item.get("customer") or placing.customer,
-            issued_at_ms=checked.not_before_ms,
+            issued_at_ms=max(0, checked.not_before_ms),
         )
 
     async def _partition(self, url: str) -> int:
@@ -221,7 +241,7 @@ def unknown_certificate(issuer: Issuer, ended: Ended, partition: int, placing: P
         profile=placing.profile,
         subject=b"",
         public_key=b"",
-        not_before_ms=issuer.not_before_ms,
+        not_before_ms=0,  # not the issuer's: renewed, that may be later than the cutoff, and status sets pass it over
         not_after_ms=issuer.not_after_ms,
         partition=partition,
         status_month=status_month(to_datetime(issuer.not_after_ms)),
@@ -242,7 +262,7 @@ async def end_all(
     strictest: dict[int, Ended] = {}
     for one in ended:
         before = strictest.get(one.serial)
-        if before is None or (before.state is CertificateState.HELD and one.state is CertificateState.REVOKED):
+        if before is None or _milder(before, one):
             strictest[one.serial] = one
     known = await imports.rows(connection, authority_id, list(strictest))
     changes = [
@@ -252,6 +272,13 @@ async def end_all(
     ]
     await imports.end(connection, authority_id, changes, at_ms=at_ms)
     return {one.serial: True for _, one in changes}
+
+
+def _milder(before: Ended, after: Ended) -> bool:
+    """Whether what was said before is not as strict: a hold before a revocation, or a later moment of the same."""
+    if before.state is not after.state:
+        return before.state is CertificateState.HELD
+    return after.revoked_at_ms < before.revoked_at_ms
 
 
 def _pairs(new: Sequence[NewCertificate]) -> list[tuple[int, int]]:

@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from core import oids
+from core.asn1 import der
 from core.asn1 import x509 as codec
 from core.asn1.names import region_of
 from core.clock import from_datetime
@@ -47,10 +48,11 @@ class Issuer:
     def of(cls, authority_id: str, certificate: bytes) -> Issuer:
         """From its certificate, DER."""
         parsed = codec.load_certificate(certificate)
+        _, subject, spki = _names(codec.split_signed(codec.certificate_der(parsed)).tbs)
         return cls(
             authority_id,
-            parsed.subject.public_bytes(),
-            codec.public_key_of_certificate(certificate),
+            subject,
+            codec.public_key_from_spki(spki),
             subject_key_identifier(parsed),
             from_datetime(parsed.not_valid_before_utc),
             from_datetime(parsed.not_valid_after_utc),
@@ -106,14 +108,27 @@ def check_all(issuer: Issuer, encoded: Sequence[bytes]) -> list[Checked | Refusa
     return [one if isinstance(one, Refusal) else (one.checked if next(good) else bad) for one in found]
 
 
+def _names(tbs: bytes) -> tuple[bytes, bytes, bytes]:
+    """Issuer, subject and SubjectPublicKeyInfo (RFC 5280 §4.1) as they stand there: names in whatever character set, so
+    T61String with octets of GBK, which no parser reads, too. Raises Malformed."""
+    body = der.Reader(tbs).enter(der.SEQUENCE)
+    if body.peek() == der.context(0):
+        body.take_tlv()
+    body.take_tlv()  # serialNumber
+    body.take_tlv()  # signature
+    issuer = body.take_tlv(der.SEQUENCE)
+    body.take_tlv()  # validity
+    return issuer, body.take_tlv(der.SEQUENCE), body.take_tlv(der.SEQUENCE)
+
+
 def _read(issuer: Issuer, encoded: bytes) -> _Read | Refusal:
     try:
         certificate = x509.load_der_x509_certificate(encoded)
         signed = codec.split_signed(encoded)
         extensions = {one.oid.dotted_string: one for one in certificate.extensions}
-        issuer_name, subject = certificate.issuer.public_bytes(), certificate.subject.public_bytes()
+        issuer_name, subject, spki = _names(signed.tbs)
         serial = certificate.serial_number
-        public_key = codec.public_key_of_certificate(encoded)
+        public_key = codec.public_key_from_spki(spki)
         if signed.encode() != encoded:
             raise ValueError("octets follow the certificate")
     except _UNREADABLE as error:
@@ -124,8 +139,8 @@ def _read(issuer: Issuer, encoded: bytes) -> _Read | Refusal:
     if serial <= 0 or serial.bit_length() > 8 * _SERIAL_MAX_OCTETS:
         return Refusal("certificate_serial", "its serial is not positive, or has more than 20 octets")
     not_before, not_after = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    if not_after <= not_before:
-        return Refusal("certificate_dates", "it ends before it begins")
+    if not_after <= not_before or from_datetime(not_after) <= 0:
+        return Refusal("certificate_dates", "it ends before it begins, or before 1970")
     try:
         sm2.PublicKey.from_bytes(public_key)
         signature = sm2.signature_from_der(signed.signature)

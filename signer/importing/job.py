@@ -2,7 +2,8 @@
 record, so that what was killed goes on where it was, with nothing twice and nothing lost.
 
 The report has a line of JSON for each item. It is on disk before its chunk commits, and cut back to what committed when
-an import goes on. Knows chunks, jobs and the report; what is done with an item is the business of `Taker`.
+an import goes on. While one chunk is written the next is checked, no more. Knows chunks, jobs and the report; what is
+done with an item is the business of `Taker`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ CHUNK: Final = 2_000
 #: How often a chunk is tried again that another writer stood in the way of.
 _ATTEMPTS: Final = 5
 
+#: With what a report begins, in as many octets.
+_HEADS: Final = b'{"item":0,', b'{"result":'
+
 #: Called after each chunk with how the import stands.
 Progress = Callable[[Job], None]
 
@@ -58,16 +62,20 @@ class Taker(Protocol[T_contra]):
         """Puts a chunk into the store; an outcome for each item. May be called again for the same chunk."""
         ...
 
+    async def conclude(self, database: Database) -> list[dict[str, Any]]:
+        """What is to be told when every item is in the store: lines for the report, behind those of the items."""
+        ...
+
 
 class Report:
-    """The report's file, or none."""
+    """The report's file, or none. size: octets of it that were committed; since_ms: when the import began."""
 
-    def __init__(self, path: Path | None, size: int) -> None:
+    def __init__(self, path: Path | None, size: int, since_ms: int) -> None:
         self._file = None
         self.size = size
         if path is None:
             return
-        if not size and path.exists() and path.stat().st_size:
+        if not size and path.exists() and path.stat().st_size and not _own(path, since_ms):
             raise SettingsError(f"{path} is there already; name another report", code="report_exists")
         if size and (not path.exists() or path.stat().st_size < size):
             raise SettingsError(f"{path} is not the report that the import began", code="report_other")
@@ -84,7 +92,12 @@ class Report:
 
     def write(self, first: int, outcomes: Sequence[Outcome]) -> int:
         """Adds a chunk's lines, durably, behind `size`; returns what `size` is when the chunk has committed."""
-        lines = [{"item": first + place, "result": one.result} | one.rest for place, one in enumerate(outcomes)]
+        return self.add(
+            [{"item": first + place, "result": one.result} | one.rest for place, one in enumerate(outcomes)]
+        )
+
+    def add(self, lines: Sequence[dict[str, Any]]) -> int:
+        """The same with lines of no item."""
         data = b"".join(orjson.dumps(line) + b"\n" for line in lines)
         if self._file is not None:
             self._file.seek(self.size)
@@ -93,6 +106,13 @@ class Report:
             self._file.flush()
             os.fsync(self._file.fileno())
         return self.size + len(data)
+
+
+def _own(path: Path, since_ms: int) -> bool:
+    """Whether a report of which nothing was committed is this import's: what was killed in its first chunk left it."""
+    with path.open("rb") as file:
+        head = file.read(len(_HEADS[0]))
+    return path.stat().st_mtime_ns // 1_000_000 >= since_ms and any(one.startswith(head) for one in _HEADS)
 
 
 def _after(job: Job, outcomes: Sequence[Outcome], *, report_bytes: int, at_ms: int) -> Job:
@@ -128,13 +148,23 @@ class Importer(Generic[T]):
         if job.state == "done":
             return job
         source = items()
-        with Report(self._report, job.report_bytes) as report:
+        with Report(self._report, job.report_bytes, job.started_at_ms) as report:
             await asyncio.to_thread(_skip, source, job.position)
-            while chunk := await asyncio.to_thread(lambda: list(islice(source, CHUNK))):
-                prepared = await self._taker.prepare(chunk)
-                job = await self._chunk(job, prepared, report)
-                progress(job)
-        return await self._finish(job)
+            ahead = asyncio.ensure_future(self._prepared(source))
+            try:
+                while (prepared := await ahead) is not None:
+                    # The next one is read and checked while this one is written: a core for each, and no third waits.
+                    ahead = asyncio.ensure_future(self._prepared(source))
+                    job = await self._chunk(job, prepared, report)
+                    progress(job)
+            finally:
+                await asyncio.gather(ahead, return_exceptions=True)
+            return await self._finish(job, report)
+
+    async def _prepared(self, source: Iterator[T]) -> Any:
+        """The next chunk, checked; None behind the last."""
+        chunk = await asyncio.to_thread(lambda: list(islice(source, CHUNK)))
+        return await self._taker.prepare(chunk) if chunk else None
 
     async def _chunk(self, job: Job, prepared: Any, report: Report) -> Job:
         for attempt in range(1, _ATTEMPTS + 1):
@@ -173,12 +203,16 @@ class Importer(Generic[T]):
         report.size = size
         return after
 
-    async def _finish(self, job: Job) -> Job:
+    async def _finish(self, job: Job, report: Report) -> Job:
+        told = await self._taker.conclude(self._database)
         async with self._database.write() as connection:
             at_ms = await counters.advance_time(connection, self._clock())
-            done = replace(job, state="done", changed_at_ms=at_ms)
+            size = await asyncio.to_thread(report.add, told)
+            done = replace(job, state="done", report_bytes=size, changed_at_ms=at_ms)
             await imports.advance(connection, job, done)
             detail: dict[str, str | int] = {"import": job.id, "items": job.position, "refused": job.refused}
+            if told:
+                detail["unlisted"] = len(told)
             event = AuditEvent(job.actor, "import.done", job.authority_id, detail=detail)
             await audit.append(connection, event, at_ms=at_ms)
         return done

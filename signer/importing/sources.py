@@ -12,7 +12,7 @@ import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final, Self
 
 from cryptography.hazmat.primitives import hashes
 
@@ -20,6 +20,8 @@ from core.errors import Malformed, SettingsError
 
 #: More octets than any certificate has.
 _ITEM_MAX: Final = 64 * 1024
+#: More octets than a line has, or a row of a table.
+_LINE_MAX: Final = 4 * _ITEM_MAX
 _CSV_COLUMNS: Final = frozenset(
     {"certificate", "serial", "status", "revoked_at", "reason", "invalidity_at", "ra", "region", "customer", "profile"}
 )
@@ -91,11 +93,11 @@ def _certificates(path: Path) -> Iterator[Item]:
         yield from _pem(path.name, file)
 
 
-def _pem(name: str, file: Iterator[bytes]) -> Iterator[Item]:
+def _pem(name: str, file: BinaryIO) -> Iterator[Item]:
     """The blocks of certificates; text and other blocks between them are passed over."""
     body: list[bytes] | None = None
     began = size = 0
-    for number, line in enumerate(file, 1):
+    for number, line in _lines(file):
         text = line.strip()
         if text.startswith(_BEGIN):
             if body is not None:
@@ -113,6 +115,49 @@ def _pem(name: str, file: Iterator[bytes]) -> Iterator[Item]:
         yield Item(f"{name}:{began}", fault="the block has no end")
 
 
+def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Lines with their numbers; of a longer one than any is, what fits, and its rest is passed over."""
+    number = 0
+    while line := file.readline(_LINE_MAX):
+        number += 1
+        yield number, line
+        while len(line) == _LINE_MAX and not line.endswith(b"\n"):
+            line = file.readline(_LINE_MAX)
+
+
+class _Rows:
+    """Lines of a table for `csv.reader`. Bounds them, and what stands in one row's quotes; raises csv.Error then."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._octets = 0
+        self.line_number = 0
+
+    def begin(self) -> None:
+        """The next line is the first of a row."""
+        self._octets = 0
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        line = self._file.readline(_LINE_MAX)
+        if not line:
+            raise StopIteration
+        self.line_number += 1
+        self._octets += len(line)
+        if len(line) == _LINE_MAX and not line.endswith(b"\n"):
+            while line and not line.endswith(b"\n"):
+                line = self._file.readline(_LINE_MAX)
+            raise csv.Error(f"a line of more than {_LINE_MAX} octets")
+        if self._octets > _LINE_MAX:
+            raise csv.Error(f"a row of more than {_LINE_MAX} octets; is a quotation mark open?")
+        try:
+            return line.decode("utf-8-sig" if self.line_number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise csv.Error("not UTF-8; save the table as CSV UTF-8") from error
+
+
 def _block(where: str, body: list[bytes], size: int) -> Item:
     if size > 2 * _ITEM_MAX:
         return Item(where, fault=f"more than {_ITEM_MAX} octets")
@@ -123,25 +168,31 @@ def _block(where: str, body: list[bytes], size: int) -> Item:
 
 
 def _csv(path: Path) -> Iterator[Item]:
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        lines = csv.reader(file)
-        head = [name.strip().lower() for name in next(lines, [])]
-        if not {"certificate", "serial"} & set(head) or not set(head) <= _CSV_COLUMNS:
+    with path.open("rb") as file:
+        rows = _Rows(file)
+        lines = csv.reader(rows)
+        try:
+            head = [name.strip().lower() for name in next(lines, [])]
+        except csv.Error as error:
+            raise Malformed(f"{path.name}: {error}", code="import_csv") from error
+        known = {"certificate", "serial"} & set(head) and set(head) <= _CSV_COLUMNS
+        if not known or len(set(head)) != len(head):
             raise Malformed(
-                f"{path.name}: its first line names the columns, 'certificate' or 'serial' among them; known are "
-                + ", ".join(sorted(_CSV_COLUMNS)),
+                f"{path.name}: its first line names the columns, each once, 'certificate' or 'serial' among them; "
+                "known are " + ", ".join(sorted(_CSV_COLUMNS)),
                 code="import_csv",
             )
         while True:
+            rows.begin()
             try:
                 line = next(lines, None)
             except csv.Error as error:
-                yield Item(f"{path.name}:{lines.line_num}", fault=str(error))
+                yield Item(f"{path.name}:{rows.line_number}", fault=str(error))
                 continue
             if line is None:
                 return
             if line:
-                yield _line(f"{path.name}:{lines.line_num}", head, line)
+                yield _line(f"{path.name}:{rows.line_number}", head, line)
 
 
 def _line(where: str, head: list[str], line: list[str]) -> Item:

@@ -48,20 +48,43 @@ class ArchiveFile:
 
 
 @dataclass(frozen=True, slots=True)
+class Deleted:
+    """The beginning of the record that was kept long enough and is in no file any more: rows 1 to `size`.
+
+    What is left of them: the chain hash of the last and of the first, the roots of the complete subtrees over them, by
+    which all that comes after is proved as before (hexadecimal); and which files they were, by name and digest.
+    """
+
+    size: int
+    head: str
+    origin: str
+    peaks: tuple[str, ...]
+    files: tuple[tuple[str, str], ...]
+
+    @property
+    def tree(self) -> merkle.Frontier:
+        """The tree over the rows."""
+        return merkle.Frontier.of(self.size, [bytes.fromhex(peak) for peak in self.peaks])
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """What an archive holds. `checkpoint`: the signed one that its last row is in, as text."""
 
     files: tuple[ArchiveFile, ...]
     checkpoint: str
+    deleted: Deleted | None = None
 
     @property
     def rows(self) -> int:
-        """How many rows are in the files."""
+        """The last row in the files."""
         return self.files[-1].last if self.files else 0
 
     def encode(self) -> bytes:
         """JSON."""
-        value = {"format": "qianyan audit archive v1", "files": [asdict(one) for one in self.files]}
+        value: dict[str, Any] = {"format": "qianyan audit archive v1", "files": [asdict(one) for one in self.files]}
+        if self.deleted is not None:
+            value["deleted"] = asdict(self.deleted)
         return orjson.dumps(value | {"checkpoint": self.checkpoint}, option=orjson.OPT_INDENT_2) + b"\n"
 
 
@@ -76,9 +99,22 @@ def read_manifest(directory: Path) -> Manifest | None:
         files = tuple(ArchiveFile(**one) for one in value["files"])
         if any(Path(one.name).name != one.name for one in files):
             raise ValueError("a name outside the archive")
-        return Manifest(files, value["checkpoint"])
+        return Manifest(files, value["checkpoint"], _read_deleted(value.get("deleted")))
     except (ValueError, TypeError, KeyError) as error:
         raise Malformed(f"{directory / MANIFEST} is no manifest of an audit archive", code="audit_archive") from error
+
+
+def _read_deleted(value: Any) -> Deleted | None:
+    """Raises ValueError, TypeError, KeyError."""
+    if value is None:
+        return None
+    files = tuple((str(name), str(sm3)) for name, sm3 in value["files"])
+    if any(Path(name).name != name for name, _ in files):
+        raise ValueError("a name outside the archive")
+    read = Deleted(int(value["size"]), value["head"], value["origin"], tuple(value["peaks"]), files)
+    if read.tree.size != read.size or {len(bytes.fromhex(text)) for text in (read.head, read.origin)} != {32}:
+        raise ValueError("not the beginning of a record")
+    return read
 
 
 async def export(
@@ -105,7 +141,7 @@ async def export(
     async for rows in _months(connection, files[-1].last if files else 0, checkpoint.size):
         files.append(_write(directory, rows))
         progress(len(rows))
-    made = Manifest(tuple(files), checkpoint.encode().decode())
+    made = Manifest(tuple(files), checkpoint.encode().decode(), None if before is None else before.deleted)
     _durable(directory / MANIFEST, made.encode())
     return made
 
@@ -193,7 +229,7 @@ def verify_archive(directory: Path, verify: SignatureVerifier, public_key: bytes
         raise Refused(f"{directory} has no {MANIFEST}", code="audit_archive")
     checkpoint = Checkpoint.decode(manifest.checkpoint.encode())
     checkpoint.check(verify, public_key)
-    head, origin, tree = GENESIS, GENESIS, merkle.Frontier()
+    head, origin, tree = _beginning(manifest)
     for one, lines in _lines(directory, manifest):
         for line in lines:
             if _row(line)["seq"] != tree.size + 1:
@@ -206,6 +242,38 @@ def verify_archive(directory: Path, verify: SignatureVerifier, public_key: bytes
     if (tree.size, tree.root(), head, origin) != (checkpoint.size, checkpoint.root, checkpoint.head, checkpoint.origin):
         raise Refused("the files are not what the checkpoint says: rows are missing or others", code="audit_archive")
     return checkpoint
+
+
+def _beginning(manifest: Manifest) -> tuple[bytes, bytes, merkle.Frontier]:
+    """Head, origin and tree before the first row that is in a file."""
+    gone = manifest.deleted
+    if gone is None:
+        return GENESIS, GENESIS, merkle.Frontier()
+    return bytes.fromhex(gone.head), bytes.fromhex(gone.origin), gone.tree
+
+
+def delete_first(directory: Path, count: int) -> None:
+    """Deletes the first `count` files, but never the last one; what proves the rest stays in the manifest.
+
+    The caller has verified the archive. The manifest is written first; where that is as far as it came, the next call
+    deletes what it says is deleted.
+    """
+    manifest = _needed(directory)
+    going = manifest.files[: min(count, len(manifest.files) - 1)]
+    if going:
+        _, origin, tree = _beginning(manifest)
+        for _, lines in _lines(directory, manifest, lambda one: one in going):
+            for line in lines:
+                origin = link(GENESIS, line) if tree.size == 0 else origin
+                tree.add(merkle.leaf_hash(line))
+        before = () if manifest.deleted is None else manifest.deleted.files
+        names = (*before, *((one.name, one.sm3) for one in going))
+        peaks = tuple(peak.hex() for peak in tree.peaks)
+        gone = Deleted(going[-1].last, going[-1].head, origin.hex(), peaks, names)
+        manifest = Manifest(manifest.files[len(going) :], manifest.checkpoint, gone)
+        _durable(directory / MANIFEST, manifest.encode())
+    for name, _ in () if manifest.deleted is None else manifest.deleted.files:
+        (directory / name).unlink(missing_ok=True)
 
 
 def _row(line: bytes) -> dict[str, Any]:
@@ -257,4 +325,7 @@ def record(directory: Path, seq: int) -> bytes:
         if _row(line)["seq"] != seq:
             raise Refused(f"{one.name} lacks row {seq}", code="audit_archive")
         return line
+    gone = _needed(directory).deleted
+    if gone is not None and seq <= gone.size:
+        raise Refused(f"row {seq} was kept long enough and is deleted", code="audit_archive")
     raise Refused(f"the archive has no row {seq}", code="audit_archive")

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core import merkle
 from core.audit import GENESIS, link
+from core.audit_archive import Deleted
 from core.checkpoint import Checkpoint
 from core.clock import Clock
 from core.errors import Refused
@@ -108,11 +109,13 @@ async def walk(
     public_key: bytes | None = None,
     kept: Sequence[Checkpoint] = (),
     archived: Iterable[bytes] | None = None,
+    deleted: Deleted | None = None,
 ) -> Walk:
     """Recomputes every link, leaf, tile and root of the record, and holds every checkpoint against them.
 
     archived: the rows of an archive from the first on, as they were hashed: those that are no longer in the store are
-    walked there. Without, of those their leaf hashes are held against the checkpoints.
+    walked there. Without, of those their leaf hashes are held against the checkpoints. deleted: the beginning that the
+    archive does not have any more.
 
     Checkpoints are those of the store and those in `kept`, which somebody took away before: rows cut off behind one of
     them show. `public_key` (65 bytes): whose signatures they must be; the newest checkpoint's where None.
@@ -123,7 +126,9 @@ async def walk(
     state = _Walker(verify, key, waiting)
     pruned = await retention.newest(connection)
     try:
-        if archived is not None:
+        if archived is not None and (deleted is None or deleted.size < pruned.size):
+            if deleted is not None:
+                await _skip_deleted(connection, state, deleted)
             await _walk_archive(connection, state, archived, pruned)
         elif pruned.size:
             await _skip(connection, state, pruned)
@@ -153,6 +158,25 @@ async def _walk_archive(
         raise _Broken(f"the archive ends with row {state.rows}; rows up to {pruned.size} were moved out of the store")
     if state.head != pruned.head:
         raise _Broken("the archive's rows are not those that were moved out of the store")
+
+
+async def _skip_deleted(connection: AsyncConnection, state: _Walker, deleted: Deleted) -> None:
+    """Begins behind the rows that are nowhere any more: the archive's tree over them is the store's."""
+    if deleted.tree.root() != await audit_tree.root(connection, deleted.size):
+        raise _Broken("the rows that were deleted from the archive are not the store's")
+    head, origin = bytes.fromhex(deleted.head), bytes.fromhex(deleted.origin)
+    state.begin(Pruning(deleted.size, head, origin, b"", 0), deleted.tree)
+    state.tile = await _tile_so_far(connection, deleted.size)
+    while state.waiting and state.waiting[0].size <= deleted.size:
+        checkpoint = state.waiting.pop(0)
+        state.hold(checkpoint, await audit_tree.root(connection, checkpoint.size))
+
+
+async def _tile_so_far(connection: AsyncConnection, size: int) -> list[bytes]:
+    """The leaf hashes of the tile that row `size` is in, up to that row."""
+    tile = select(audit_tiles.c.hashes).where(audit_tiles.c.level == 0, audit_tiles.c.tile == size // TILE_WIDTH)
+    hashes = bytes((await connection.execute(tile)).scalar_one_or_none() or b"")
+    return [hashes[at * merkle.HASH_BYTES : (at + 1) * merkle.HASH_BYTES] for at in range(size % TILE_WIDTH)]
 
 
 async def _skip(connection: AsyncConnection, state: _Walker, pruned: Pruning) -> None:

@@ -179,6 +179,21 @@ class Frontier:
         self._peaks: list[tuple[int, bytes]] = []
         self.size = 0
 
+    @classmethod
+    def of(cls, size: int, peaks: Sequence[bytes]) -> Frontier:
+        """The tree of so many leaves whose complete subtrees have these roots, the largest first. Raises ValueError."""
+        levels = [level for level in range(size.bit_length() - 1, -1, -1) if size >> level & 1]
+        if len(levels) != len(peaks) or any(len(peak) != HASH_BYTES for peak in peaks):
+            raise ValueError("not the subtrees of a tree of that size")
+        made = cls()
+        made.size, made._peaks = size, list(zip(levels, peaks, strict=True))
+        return made
+
+    @property
+    def peaks(self) -> list[bytes]:
+        """The roots of the complete subtrees, the largest first."""
+        return [peak for _, peak in self._peaks]
+
     def add(self, leaf: bytes) -> None:
         """Adds the next leaf's hash."""
         level = 0

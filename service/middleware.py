@@ -18,7 +18,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 from multidict import istr
 
-from core.errors import Busy, QianyanError
+from core.errors import Busy, Malformed, QianyanError
 from core.http import CALLER
 from service import problems
 from service.callers import Callers
@@ -99,6 +99,9 @@ def make_middleware(
                             account.refused[error.code] += 1
                             raise
                         gate = account.gate
+            if "%00" in request.raw_path:
+                # No id or text has one, and PostgreSQL takes none: it would be its fault, and so ours.
+                raise Malformed("the address has a NUL in it", code="path")
             response = await handler(request)
         except Exception as error:  # the outermost frame
             response = _of_failure(error, request_id)

@@ -138,7 +138,9 @@ LIFE_CYCLE_CODES: Final = (
     *_STATE_CODES, "already_held", "not_held", "renewal_early", "subject_changed", "key_changed", "key_not_new",
     "reissue_ground", "no_encryption_key", "recovery_recipient", *_HOLDER_CODES, *_REQUEST_CODES,
 )  # fmt: skip
-RACES: Final = ("idempotency_key", "holder_busy", "serial_ambiguous", "state_changed", "kmc_key_taken")
+RACES: Final = (
+    "idempotency_key", "holder_busy", "request_contended", "serial_ambiguous", "state_changed", "kmc_key_taken",
+)  # fmt: skip
 #: Where `registration.required` is set.
 _BY_TOKEN: Final[dict[int, tuple[str, ...]]] = {403: ("signed_request_required",)}
 _ISSUED: Final = {201: ("The new certificates.", {JSON: ref("Issued")})}

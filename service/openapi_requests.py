@@ -258,7 +258,8 @@ OPERATIONS: Final = (
     ),
     Operation(
         "get", "/v1/requests/{request}/evidence", REQUESTS, "Every message that was signed for a request",
-        scope="requests:read", query=(_RA,), codes=_READ_CODES,
+        scope="requests:read", query=(_RA,), codes={**_READ_CODES, 409: ("evidence_held",)},
+        description="What was signed to unlock is shown once it is too old to be sent again (409 until then).",
         answers={200: ("In order.", {JSON: members({"evidence": many(members(
             {"step": text(), "people": text(), "message": binary("CMS, as it came.")}))})})},
     ),

@@ -145,7 +145,7 @@ OPERATIONS: Final = (
         body={JSON: members({"key": _KEY, "data": binary()},
                             {"user_id": binary(), "detached": flag(), "certificates": flag()})},
         answers={200: ("The message.", {JSON: members({"cms": binary()})})},
-        codes={**_KEY_USE, 422: (*_KEY_USE[422], "key_certificate")},
+        codes={**_KEY_USE, 422: (*_KEY_USE[422], "key_certificate", "cms_ambiguous")},
     ),
     Operation(
         "post", "/v1/cms/verify", VERIFYING, "Verify SignedData", _BOTH,

@@ -63,7 +63,9 @@ class Quotas:
                 if held.day != day:
                     held.day, held.left = day, 0
                 if held.left < count:
-                    await self._take_more(caller_id, held, count - held.left, quota)
+                    await self._take_more(caller_id, held, count, quota)
+                held.left -= count
+                return day
         held.left -= count
         return day
 
@@ -102,11 +104,15 @@ class Quotas:
         if held is not None:
             held.left = 0
 
-    async def _take_more(self, caller_id: str, held: _Held, wanted: int, quota: int) -> None:
+    async def _take_more(self, caller_id: str, held: _Held, count: int, quota: int) -> None:
+        """Holds `count` at least. What is held already is set aside meanwhile: others must not have it as well."""
+        aside, held.left = held.left, 0
         try:
-            taken = await self._take_durably(caller_id, held.day, wanted, quota)
+            taken = await self._take_durably(caller_id, held.day, count - aside, quota)
         except IntegrityError:  # another node made the day's row at the same time: it is there now
-            taken = await self._take_durably(caller_id, held.day, wanted, quota)
+            taken = await self._take_durably(caller_id, held.day, count - aside, quota)
+        finally:
+            held.left += aside
         if not taken:
             until_ms = (held.day + 1) * _DAY_MS - self._offset_ms
             raise Busy(

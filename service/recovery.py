@@ -49,12 +49,17 @@ class Recovered:
 
 def _issuer(known: Sequence[Authority], name: bytes, signed: bytes, what: str) -> Authority:
     """The authority that signed it. Raises Refused."""
+    trouble = Refused(f"{what} is of an authority that this store does not have", code="recovered_issuer")
+    parts = split_signed(signed)
     for authority in known:
-        if authority.subject == name:
-            parts = split_signed(signed)
-            verify_signature(authority.public_key, parts.tbs, parts.signature)
-            return authority
-    raise Refused(f"{what} is of an authority that this store does not have", code="recovered_issuer")
+        if authority.subject == name:  # several may have the name, each with a key of its own
+            try:
+                verify_signature(authority.public_key, parts.tbs, parts.signature)
+            except Refused as error:
+                trouble = error
+            else:
+                return authority
+    raise trouble
 
 
 def _partition(url: str, authority: Authority) -> int:

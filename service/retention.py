@@ -45,7 +45,7 @@ def years_after(at_ms: int, years: int) -> int:
 def certificate_of(row: Mapping[str, Any]) -> Name | None:
     """The certificate that a row is about: its subject is AUTHORITY/SERIAL; None for any other."""
     authority, found, serial = str(row["subject"]).partition("/")
-    if not found:
+    if not found or ":" in authority:
         return None
     try:
         return authority, serial_from_hex(serial)
@@ -73,6 +73,15 @@ def keep_until(row: Mapping[str, Any], ends: Mapping[Name, End], settings: Reten
         if known in settings.classes:
             return known, years_after(row["at_ms"], settings.classes[known])
     return "other", years_after(row["at_ms"], settings.other_years)
+
+
+def request_of(row: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The signed request that a row is about, by authority and id; None for any other, and for one that is no step of
+    it."""
+    kind, found, name = str(row["subject"]).partition(":")
+    ra_id, _, request_id = name.partition("/")
+    steps = ("request.enter", "request.approve", "request.done", "request.reject")
+    return (ra_id, request_id) if found and kind == "request" and row["action"] in steps else None
 
 
 async def ends_of(connection: AsyncConnection, names: Iterable[Name]) -> dict[Name, End]:

@@ -27,6 +27,8 @@ _EPOCH: Final = date(1970, 1, 1)
 _FIRST: Final = date(1990, 1, 1)
 _REPORTS: Final = ("business", "states")
 _TEXT_MAX: Final = 260
+#: With what spreadsheets let a formula begin: in Chinese editions full-width signs as well.
+_FORMULA: Final = frozenset("=+-@\t\r\n＝＋－＠")
 
 
 def _wrong(field: str, why: str) -> Malformed:
@@ -97,7 +99,7 @@ def columns(question: Question, rows: Sequence[Mapping[str, Any]], report: str) 
 
 def _harmless(cell: Any) -> Any:
     """A cell that a spreadsheet does not take for a formula: values come from certificates' subjects."""
-    return f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
+    return f"'{cell}" if isinstance(cell, str) and cell[:1] in _FORMULA else cell
 
 
 def as_csv(question: Question, answer: Answer, report: str) -> str:

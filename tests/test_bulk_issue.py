@@ -303,7 +303,7 @@ async def test_a_holder_who_is_known(small: Place, tmp_path: Path) -> None:
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counts, exit statuses, one line of trouble; and the list of runs."""
     monkeypatch.delenv("QIANYAN_CONFIG", raising=False)
-    config = str(DemoInstallation(tmp_path / "var").init().config)
+    config = str(DemoInstallation(tmp_path / "var").made().config)
     requests = write_requests(tmp_path / "r.jsonl", 3, then=[b"{"])
     runner = CliRunner()
     ran = runner.invoke(cli, ["bulk", "issue", "--requests", str(requests), "--config", config, "--json"])

@@ -30,6 +30,7 @@ from tests.test_issuance_recovery import scalar
 #: What is planted, and must be nowhere but in the store, sealed.
 PLANTED = {"name": "欧阳震华", "phone": "13912345678", "address": "天河区体育西路189号"}
 STATES = [PairState.ACTIVE, PairState.RENEWED, PairState.SUSPENDED, PairState.SUSPENDED_RENEWED, PairState.REVOKED]
+MAKING = (Operation.RENEW, Operation.CHANGE, Operation.REISSUE)
 OPERATIONS = [operation for operation in Operation if operation is not Operation.ISSUE]
 
 
@@ -90,7 +91,7 @@ class Office:
 
 @pytest.fixture(scope="module")
 def office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
-    installation = Installation(tmp_path_factory.mktemp("registration") / "var").init()
+    installation = Installation(tmp_path_factory.mktemp("registration") / "var").made()
     installation.set("log", 'level = "debug"')
     installation.set("log", "requests = true")
     installation.set("issuance", "renewal_window_days = 366")
@@ -107,6 +108,7 @@ def office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
         made.appoint("li", "operator")
         made.appoint("wang", "approver")
         made.appoint("chen", "approver", "operator")
+        made.appoint("zhou", "judicial")
         yield made
 
 
@@ -124,32 +126,55 @@ def in_state(office: Office, state: PairState) -> tuple[str, Request]:
     return serial, request
 
 
-def asks(operation: Operation, serial: str, request: Request) -> dict[str, Any]:
-    """The payload of an operation on a certificate."""
+def asks(operation: Operation, serial: str, request: Request, fresh: Request) -> dict[str, Any]:
+    """The payload of an operation on a certificate; `fresh`: a new key's."""
     more: dict[Operation, dict[str, Any]] = {
         Operation.CHANGE: {"csr": b64(Request(key=request.key).encode())},
-        Operation.REISSUE: {"csr": b64(Request().encode()), "ground": "damaged"},
+        Operation.REISSUE: {"csr": b64(fresh.encode()), "ground": "damaged"},
         Operation.REVOKE: {"reason": "court_demand"},
         Operation.RECOVER: {"reference": "case-7"},
     }
     return {"serial": serial, **more.get(operation, {})}
 
 
+def judged(bouncycastle: BouncyCastle, result: dict[str, Any], key: sm2.PrivateKey) -> None:
+    """BouncyCastle accepts the certificates, and opens the encryption key where there is a new one."""
+    issuer = base64.b64decode(result["chain"][0])
+    for one in result["certificates"]:
+        bouncycastle.verify_certificate(base64.b64decode(one["certificate"]), issuer)
+    if result["enveloped_key"] is not None:
+        opened = bouncycastle.open_enveloped_key(scalar(key), base64.b64decode(result["enveloped_key"]))
+        assert len(opened.private) == 32
+
+
 @pytest.mark.parametrize("state", STATES)
-def test_every_transition(office: Office, state: PairState) -> None:
+def test_every_transition(office: Office, state: PairState, bouncycastle: BouncyCastle) -> None:
     """As the table of the life cycle says: it leads where that says, or is refused with that code."""
     serial, request = in_state(office, state)
     moves = sorted(OPERATIONS, key=lambda operation: isinstance(TRANSITIONS[operation][state], PairState))
     for operation in moves:
         after = TRANSITIONS[operation][state]
-        answer = office.send(operation.value, asks(operation, serial, request))
+        fresh = Request()
+        content = content_of(operation.value, asks(operation, serial, request, fresh))
+        answer = office.post("/v1/requests", message(content, [office.people["li"], office.people["wang"]]))
         if not isinstance(after, PairState):
             assert (answer.status, answer.json["code"]) == (422, after.code), (operation, state)
             assert office.state(serial) == state.value
             continue
-        if operation is Operation.RECOVER and state in (PairState.SUSPENDED, PairState.REVOKED):
-            continue  # entered; whom the key would go to is judged with the last approval
         assert answer.status in (200, 201, 202), (operation, state, answer.body)
+        if operation in MAKING:
+            judged(
+                bouncycastle, answer.json["result"], request.key if operation is not Operation.REISSUE else fresh.key
+            )
+        if operation is Operation.RECOVER:
+            answer = office.decide("approve", content, "chen")
+            if state in (PairState.SUSPENDED, PairState.REVOKED):  # whom the key would go to has no certificate
+                assert (answer.status, answer.json["code"]) == (422, "recovery_recipient"), answer.body
+            else:
+                assert answer.status == 201, answer.body
+                bouncycastle.open_enveloped_key(
+                    scalar(request.key), base64.b64decode(answer.json["result"]["enveloped_key"])
+                )
         if operation in (Operation.UNLOCK, Operation.RECOVER):
             assert office.state(serial) == after.value
             continue
@@ -178,6 +203,34 @@ def test_a_pair_moves_together_and_its_key_opens(office: Office, bouncycastle: B
     assert len(held["certificates"]) == 2
 
 
+@pytest.mark.parametrize("state", STATES)
+def test_a_court_gets_a_key_in_any_state(office: Office, state: PairState, bouncycastle: BouncyCastle) -> None:
+    """Judicial recovery is a role of its own, takes two approvers, and goes to the key that the order names."""
+    serial, _ = in_state(office, state)
+    court = sm2.PrivateKey.generate()
+    payload = {"serial": serial, "reference": "order-7", "recipient_key": b64(court.public_key.to_bytes())}
+    for people in (("li", "wang"), ("chen", "wang")):
+        refused = office.send("recover_judicial", payload, *people)
+        assert (refused.status, refused.json["code"]) == (403, "role"), "who enters for holders does not for courts"
+    content = content_of("recover_judicial", payload)
+    first = office.post("/v1/requests", message(content, [office.people["zhou"], office.people["wang"]]))
+    assert (first.status, first.json["approved_by"]) == (202, ["wang"])
+    again = office.decide("approve", content, "wang")
+    assert (again.status, again.json["state"]) == (202, "entered"), "one approver is no two"
+    done = office.decide("approve", content, "chen")
+    assert (done.status, done.json["result"]["judicial"]) == (201, True), done.body
+    envelope = base64.b64decode(done.json["result"]["enveloped_key"])
+    assert len(bouncycastle.open_enveloped_key(scalar(court), envelope).private) == 32
+    assert office.state(serial) == state.value
+
+
+def read_of(office: Office, request_id: str) -> list[tuple[str, str]]:
+    """Who of outside the RA read a request, and what of it, as the audit record has it."""
+    path = f"/v1/audit?action=request.read&subject=request:gz/{request_id}&limit=9"
+    rows = office.call("GET", path, by="reader").json["rows"]
+    return sorted((row["actor"], json.loads(row["detail"])["what"]) for row in rows)
+
+
 def test_two_steps_and_who_looks(office: Office) -> None:
     content = content_of("issue", issue_payload(), request_id="over-http")
     entered = office.post("/v1/requests", message(content, [office.people["li"]]))
@@ -199,6 +252,7 @@ def test_two_steps_and_who_looks(office: Office) -> None:
     assert (approved.status, approved.json["decided_by"]) == (201, "wang")
     evidence = office.call("GET", f"{path}/evidence?ra=gz", by="reader").json["evidence"]
     assert [(one["step"], one["people"]) for one in evidence] == [("enter", "li"), ("approve", "wang")]
+    assert read_of(office, "over-http") == [("token:reader", "content"), ("token:reader", "evidence")]
     content = content_of("issue", issue_payload(), request_id="not-so")
     office.post("/v1/requests", message(content, [office.people["li"]]))
     rejected = office.decide("reject", content, "wang", rejection(content, "缺少材料"))
@@ -319,3 +373,73 @@ def test_the_keys_of_people_are_their_own(office: Office) -> None:
     assert (other.status, other.json["code"]) == (422, "key_of_another")
     gone = office.call("POST", "/v1/ras/gz/people/ma/withdraw", {"ground": "post_left"})
     assert gone.json["state"] == "withdrawn"
+
+
+def test_commands_on_the_host_take_signed_requests_too(office: Office, tmp_path: Path) -> None:
+    """Refused, on record, and nothing done; --break-glass does it, and who and why is on record before."""
+    serial, _ = in_state(office, PairState.ACTIVE)
+    (tmp_path / "csr.der").write_bytes(Request().encode())
+    bulk = tmp_path / "r.jsonl"
+    bulk.write_text("")
+    out, csr = ("--out-dir", tmp_path / "out"), ("--csr", tmp_path / "csr.der")
+    config = ("--config", str(office.service.installation.config))
+    commands: list[tuple[Any, ...]] = [
+        ("issue", *csr, "--profile", "organisation", *out),
+        ("renew", serial, *out),
+        ("change", serial, *csr, *out),
+        ("reissue", serial, *csr, "--ground", "lost", *out),
+        ("suspend", serial),
+        ("resume", serial),
+        ("unlock", serial),
+        ("revoke", serial, "--reason", "court_demand"),
+        ("bulk", "issue", "--requests", bulk),
+        ("recovery", "ask", serial, "--reference", "c"),
+        ("recovery", "approve", "x"),
+    ]
+    for words in commands:
+        ran = CliRunner().invoke(cli, [*map(str, words), *config])
+        assert getattr(ran.exception, "code", "") == "signed_request_required", words
+    assert office.state(serial) == "active"
+    path = "/v1/audit?action=break_glass.refuse&limit=100"
+    noted = office.call("GET", path, by="reader").json["rows"]
+    assert [row["detail"]["command"] if isinstance(row["detail"], dict) else json.loads(row["detail"])["command"]
+            for row in noted] == [" ".join(words[: 2 if words[0] in ("bulk", "recovery") else 1])
+                                  for words in reversed(commands)]  # fmt: skip
+    assert {row["outcome"] for row in noted} == {"signed_request_required"}
+    for reason in ("", " ", "a\nb", "x" * 501):
+        ran = CliRunner().invoke(cli, ["suspend", serial, "--break-glass", reason, *config])
+        assert getattr(ran.exception, "code", "") == "break_glass"
+    command(office.service, "revoke", serial, "--reason", "key_compromise", "--break-glass", "登记处断网，令 2026-7")
+    assert office.state(serial) == "revoked"
+    rows = office.call("GET", f"/v1/audit?subject=/{serial}&limit=9", by="reader").json["rows"]
+    used = [row for row in rows if row["action"] == "break_glass.use"]
+    assert len(used) == 1
+    assert "登记处断网，令 2026-7" in json.dumps(used[0], ensure_ascii=False)
+    assert used[0]["actor"].startswith("cli:")
+    revoked = office.call("GET", "/v1/audit?action=certificate.revoke&limit=1", by="reader").json["rows"][0]
+    assert used[0]["seq"] < revoked["seq"], "before anything is done"
+
+
+def test_keys_and_retention_by_command(office: Office, tmp_path: Path) -> None:
+    office.done("issue", issue_payload())
+    done = json.loads(command(office.service, "holder", "rekey", "--json").stdout)
+    assert done["holders"] >= 1
+    assert done["requests"] >= 1
+    assert done["persons"] >= 4
+    assert json.loads(command(office.service, "holder", "rekey", "--continue", "--json").stdout)["holders"] == 0
+    drop = ["holder", "drop-keys", "--config", str(office.service.installation.config)]
+    assert getattr(CliRunner().invoke(cli, drop).exception, "code", "") == "holder_key_new"
+    looked = json.loads(command(office.service, "ra", "retire", "--dry-run", "--json").stdout)
+    assert (looked["requests"], looked["files"]) == (0, [])
+    archive = tmp_path / "archive"
+    assert "0 requests" in command(office.service, "ra", "retire", "--archive", archive).stdout
+    neither = CliRunner().invoke(cli, ["ra", "retire", "--config", str(office.service.installation.config)])
+    assert getattr(neither.exception, "code", "") == "retention_where"
+    request_id = json.loads(office.call("GET", "/v1/requests?ra=gz&limit=1", by="reader").body)["requests"][0][
+        "request_id"
+    ]
+    assert office.call("GET", f"/v1/requests/{request_id}/evidence?ra=gz", by="reader").json["evidence"]
+
+
+def test_a_start_rehearses(office: Office) -> None:
+    assert any('"rehearsed"' in line for line in office.service.log)

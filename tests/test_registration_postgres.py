@@ -5,22 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 from sqlalchemy import event
 
-from core.errors import QianyanError
+from core.errors import Conflict, QianyanError
 from core.model import RevocationReason
 from core.store import audit
 from core.store.database import open_database
 from core.store.settings import StoreSettings, StoreTarget
 from signer.registration.service import Answered
 from tests.holder_world import desk_on
-from tests.issuance_support import audit_rows
+from tests.issuance_support import Request, audit_rows, snapshot
 from tests.registration_world import (
     ACTOR,
     World,
+    b64,
     content_of,
     holder,
     issue_payload,
@@ -141,3 +144,34 @@ async def test_a_revocation_against_requests(world: World) -> None:
     rows = await audit_rows(world.installation.database)
     ended = next(at for at, row in enumerate(rows) if row[0] == "certificate.revoke")
     assert "request.done" not in [row[0] for row in rows[ended:]]
+
+
+async def test_who_waits_too_long_for_another_is_told_of_a_conflict(world: World) -> None:
+    """The database is there, so it is no outage: 409, on record, nothing done; and right when the other is gone."""
+    target = world.installation.database.target
+    hasty = await open_database(StoreTarget(target.url, StoreSettings(lock_timeout_s=0.2)))
+    inside = replace(world.installation, database=hasty)
+    office = office_on(inside, desk_on(inside))
+    who = holder()
+    known = {**issue_payload(), "holder": who}
+    serial = (await world.submit(content_of("issue", known)))[1]["result"]["certificates"][0]["serial"]
+    people = [world.operator, world.approver]
+    sent = [
+        message(content_of("issue", {**issue_payload(), "holder": who}), people),
+        message(content_of("suspend", {"serial": serial}), people),
+        message(content_of("reissue", {"serial": serial, "csr": b64(Request().encode()), "ground": "lost"}), people),
+    ]
+    before = await snapshot(hasty)
+    for encoded in sent:
+        async with world.installation.database.write() as connection:
+            await connection.exec_driver_sql("SELECT id FROM holders FOR UPDATE")
+            await connection.exec_driver_sql("SELECT id FROM certificates FOR UPDATE")
+            with pytest.raises(Conflict) as told:
+                await office.requests.submit(encoded, source="")
+        assert told.value.code == "request_contended"
+    after = await snapshot(hasty)
+    assert {name for name in before if before[name] != after[name]} <= {"indexes", "status_indexes", "counter values"}
+    assert [row[2] for row in await audit_rows(hasty) if row[0] == "request.refuse"] == ["request_contended"] * 3
+    for encoded in sent[:2]:
+        assert (await office.requests.submit(encoded, source="")).members["state"] == "done"
+    await hasty.close()

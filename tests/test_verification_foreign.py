@@ -35,7 +35,7 @@ from tests.foreign_world import CA, MESSAGE, Foreign, crl_at, ocsp_at, open_fore
 from tests.judges.bouncycastle import BouncyCastle
 from tests.judges.views import Csr
 from tests.running import Service
-from tests.signing_world import DAY_MS, authority, certificate, usage
+from tests.signing_world import DAY_MS, add_authority, authority, certificate, usage
 
 DAY_S = 86_400
 
@@ -533,6 +533,23 @@ async def test_a_key_revoked_for_compromise_is_no_good_by_another_path(foreign: 
     foreign.site.put("/root.crl", foreign.crl([(2, 1, -600)], issuer=foreign.root))
     foreign.clock[0] += 1
     assert (await foreign.judged(foreign.leaf())).reason == "chain"
+
+
+async def test_an_authority_under_our_key_that_is_not_in_our_store_makes_none_valid(
+    world: World, foreign: Foreign
+) -> None:
+    """It has our signature and was never issued, as far as the store knows: whoever made it had our key."""
+    own = authority("own", None, foreign.now_ms)
+    known = authority("known", own, foreign.now_ms, serial=98)
+    await add_authority(world, own, None, foreign.now_ms)
+    await add_authority(world, known, "own", foreign.now_ms)
+    stray = authority("stray", own, foreign.now_ms, serial=99)
+    for between, reason in ((stray, "unknown_status"), (known, "unknown_status")):
+        foreign.site.put("/stray.crl", foreign.crl(issuer=between))
+        holder = foreign.leaf(crl_at(foreign.site.url("/stray.crl")), issuer=between)
+        item = VerifyItem(holder.key.sign(MESSAGE), certificate=holder.certificate, data=MESSAGE)
+        (verdict,) = await foreign.service.verify([item], intermediates=[between.certificate])
+        assert verdict.reason == reason, between.id
 
 
 # ---- another installation of this service

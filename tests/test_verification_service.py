@@ -22,7 +22,7 @@ def test_a_foreign_signature_is_reported_on_and_the_report_is_checked(
 ) -> None:
     csr = bouncycastle.make_csr("C=CN,O=外省,CN=外省单位")
     issued = service.issue(csr.der)
-    installation = Installation(tmp_path / "var").init()
+    installation = Installation(tmp_path / "var").made()
     trust = installation.directory / "trust"
     trust.mkdir()
     (trust / "root.cer").write_bytes(b"no certificate")

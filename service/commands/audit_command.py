@@ -106,8 +106,14 @@ def verify(
         checkpoints = [_read_checkpoint(path) for path in kept]
         async with with_store(config_file) as database, database.read() as connection:
             archived = None if archive is None else audit_archive.records(archive)
+            manifest = None if archive is None else audit_archive.read_manifest(archive)
             return await audit_keeper.walk(
-                connection, verify_signature, public_key=public_key, kept=checkpoints, archived=archived
+                connection,
+                verify_signature,
+                public_key=public_key,
+                kept=checkpoints,
+                archived=archived,
+                deleted=None if manifest is None else manifest.deleted,
             )
 
     found = run(walk())
@@ -314,5 +320,5 @@ def _matcher(
     return wanted
 
 
-for _command in (retention_command.prune, retention_command.retention):
+for _command in (retention_command.prune, retention_command.retention, retention_command.purge):
     audit.add_command(_command)

@@ -18,6 +18,7 @@ from core.clock import rfc3339
 from core.model import KeyPurpose
 from core.store import bulk_runs
 from core.store.bulk_runs import BulkRun
+from service.commands.break_glass import break_glass_option, issuing_node
 from service.commands.shared import (
     actor,
     config_option,
@@ -26,7 +27,6 @@ from service.commands.shared import (
     print_result,
     print_table,
     run,
-    with_node,
     with_store,
 )
 from service.wire.batch_signer import EngineBatchSigner
@@ -64,6 +64,7 @@ def bulk() -> None:
     help="Holders in one transaction; while it commits, other writers wait.",
 )
 @click.option("--stop-on-error", is_flag=True, help="Stop at the first line that is refused; the lines before it stay.")
+@break_glass_option
 @config_option
 @json_option
 def issue(
@@ -72,6 +73,7 @@ def issue(
     authority: str | None,
     chunk: int,
     stop_on_error: bool,
+    why: str | None,
     config_file: str | None,
     as_json: bool,
 ) -> None:
@@ -92,7 +94,7 @@ def issue(
         stop_on_error=stop_on_error,
     )
     with _telling() as tell:
-        done = run(_issue(wish, config_file, tell))
+        done = run(_issue(wish, config_file, why, tell))
     value = {
         "lines": done.lines,
         "holders": done.holders,
@@ -110,8 +112,8 @@ def issue(
         sys.exit(_REFUSED)
 
 
-async def _issue(wish: Wish, config_file: str | None, tell: Callable[[Progress], None]) -> Progress:
-    async with with_node(config_file) as node:
+async def _issue(wish: Wish, config_file: str | None, why: str | None, tell: Callable[[Progress], None]) -> Progress:
+    async with issuing_node(config_file, why, f"bulk:{wish.requests.name[:100]}") as node:
 
         def signer_for(key_id: str) -> EngineBatchSigner:
             return EngineBatchSigner(node.engine, key_id, KeyPurpose.CERTIFICATE)

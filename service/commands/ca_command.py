@@ -1,4 +1,4 @@
-"""`qianyan ca`: list, install, renew-ocsp, partitions."""
+"""`qianyan ca`: list, install, renew-ocsp, set-signer, partitions."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from core.store import audit, authorities, counters, crl_points
 from core.store.authorities import Authority
 from core.store.crl_points import CrlPoint
 from crl.points import settle_all
+from service.commands.set_signer_command import set_signer
 from service.commands.shared import (
     actor,
     config_option,
@@ -41,9 +42,13 @@ def ca() -> None:
     """Authorities and their certificates."""
 
 
+ca.add_command(set_signer)
+
+
 def _as_json(authority: Authority) -> dict[str, object]:
     certificate = None if authority.certificate is None else load_certificate(authority.certificate)
     responder = None if authority.ocsp_certificate is None else load_certificate(authority.ocsp_certificate)
+    set_certificate = None if authority.set_certificate is None else load_certificate(authority.set_certificate)
     return {
         "id": authority.id,
         "parent": authority.parent_id,
@@ -51,6 +56,7 @@ def _as_json(authority: Authority) -> dict[str, object]:
         "subject": None if certificate is None else certificate.subject.rfc4514_string(),
         "not_after": None if certificate is None else certificate.not_valid_after_utc.isoformat(),
         "ocsp_signer_not_after": None if responder is None else responder.not_valid_after_utc.isoformat(),
+        "set_signer_not_after": None if set_certificate is None else set_certificate.not_valid_after_utc.isoformat(),
         "partitions": authority.partitions,
     }
 
@@ -69,7 +75,16 @@ def list_authorities(config_file: str | None, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    columns = ["id", "parent", "key", "subject", "not_after", "ocsp_signer_not_after", "partitions"]
+    columns = [
+        "id",
+        "parent",
+        "key",
+        "subject",
+        "not_after",
+        "ocsp_signer_not_after",
+        "set_signer_not_after",
+        "partitions",
+    ]
     print_table(columns, [[row[column] for column in columns] for row in found], empty="no authorities")
 
 

@@ -15,6 +15,7 @@ from core.model import RevocationReason, serial_from_hex, serial_to_hex
 from core.settings import explain
 from core.store import certificates
 from core.store.certificates import CertificateRecord
+from service.commands.break_glass import break_glass_option, issuing_node
 from service.commands.shared import (
     actor,
     config_option,
@@ -23,7 +24,6 @@ from service.commands.shared import (
     print_result,
     print_table,
     run,
-    with_node,
     with_store,
 )
 from service.files import write_new
@@ -46,6 +46,11 @@ def read_serial(text: str) -> int:
         return serial_from_hex(text)
     except ValueError as error:
         raise Malformed(f"{text!r} is not a serial: {error}", code="serial") from error
+
+
+def subject_of(authority: str | None, serial: str) -> str:
+    """How the record names a certificate that a command is about. Raises Malformed (code "serial")."""
+    return f"{(authority or '')[:64]}/{serial_to_hex(read_serial(serial))}"
 
 
 def _write(issued: Issued, out_dir: Path) -> list[Path]:
@@ -83,10 +88,17 @@ def _claim(path: Path) -> HolderClaim:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help='Whom it is for: a JSON file, {"kind", "number", "name"?, "phone"?, "address"?}.',
 )
+@break_glass_option
 @config_option
 @json_option
 def issue(
-    csr_file: Path, profile: str, out_dir: Path, holder_file: Path | None, config_file: str | None, as_json: bool
+    csr_file: Path,
+    profile: str,
+    out_dir: Path,
+    holder_file: Path | None,
+    why: str | None,
+    config_file: str | None,
+    as_json: bool,
 ) -> None:
     """Issue certificates for a PKCS#10 request (DER or PEM).
 
@@ -97,7 +109,7 @@ def issue(
     claim = None if holder_file is None else _claim(holder_file)
 
     async def make() -> Issued:
-        async with with_node(config_file) as node:
+        async with issuing_node(config_file, why, f"profile:{profile[:64]}") as node:
             return await node.issuer.issue(csr, profile, actor=actor(), idempotency=None, holder=claim)
 
     print_issued(run(make()), out_dir, as_json)
@@ -156,9 +168,12 @@ def print_records(records: list[CertificateRecord], as_json: bool) -> None:
     help="RFC 5280's or a ground of the process's own, which is kept; certificate_hold suspends, any other is final.",
 )
 @authority_option
+@break_glass_option
 @config_option
 @json_option
-def revoke(serial: str, reason: str, authority: str | None, config_file: str | None, as_json: bool) -> None:
+def revoke(
+    serial: str, reason: str, authority: str | None, why: str | None, config_file: str | None, as_json: bool
+) -> None:
     """Revoke the certificate SERIAL (hexadecimal) and the other one of its pair.
 
     Every running service answers `revoked` from the moment this returns.
@@ -167,7 +182,7 @@ def revoke(serial: str, reason: str, authority: str | None, config_file: str | N
     of_rfc, ground = read_reason(reason)
 
     async def write() -> list[CertificateRecord]:
-        async with with_node(config_file) as node:
+        async with issuing_node(config_file, why, subject_of(authority, serial)) as node:
             return await node.issuer.revoke(
                 read_serial(serial), of_rfc, actor=actor(), authority_id=authority, ground=ground
             )
@@ -178,13 +193,14 @@ def revoke(serial: str, reason: str, authority: str | None, config_file: str | N
 @click.command()
 @click.argument("serial")
 @authority_option
+@break_glass_option
 @config_option
 @json_option
-def resume(serial: str, authority: str | None, config_file: str | None, as_json: bool) -> None:
+def resume(serial: str, authority: str | None, why: str | None, config_file: str | None, as_json: bool) -> None:
     """End the hold of the certificate SERIAL and the other one of its pair."""
 
     async def write() -> list[CertificateRecord]:
-        async with with_node(config_file) as node:
+        async with issuing_node(config_file, why, subject_of(authority, serial)) as node:
             return await node.issuer.release(read_serial(serial), actor=actor(), authority_id=authority)
 
     print_records(run(write()), as_json)

@@ -1,10 +1,11 @@
-"""`qianyan holder`: find, show, history, rekey."""
+"""`qianyan holder`: find, show, history, rekey, drop-keys."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -22,8 +23,11 @@ from signer.holders.http import as_json as view_json
 from signer.holders.http import event_as_json
 from signer.holders.numbers import HolderKind
 from signer.holders.service import Holders
+from signer.registration.rekeying import Rekeying
 
 T = TypeVar("T")
+#: How often a long command says how far it is.
+_SAY_EVERY_S: Final = 5.0
 
 
 @click.group()
@@ -92,9 +96,50 @@ def history(holder_id: str, config_file: str | None, as_json: bool) -> None:
 
 
 @holder.command()
+@click.option("--continue", "go_on", is_flag=True, help="Go on with one that was broken off: no new key is made.")
 @config_option
 @json_option
-def rekey(config_file: str | None, as_json: bool) -> None:
-    """Seal what is kept of every holder under a new key. A service may run meanwhile; broken off, run it again."""
-    count = _ask(config_file, lambda holders: holders.rekey(actor=actor()))
-    print_result({"holders": count}, as_json, lambda: f"{count} holders sealed under a new key")
+def rekey(go_on: bool, config_file: str | None, as_json: bool) -> None:
+    """Seal everything that is kept of persons under a new key.
+
+    Of holders, of people of registration authorities, and the signed requests with what is in them. A service may run
+    meanwhile; it seals under the key before for a minute more, so give the command again with --continue after that.
+    Then, an hour later, `qianyan holder drop-keys`.
+    """
+    said = time.monotonic()
+
+    def tell(kind: str, done: int) -> None:
+        nonlocal said
+        if time.monotonic() - said >= _SAY_EVERY_S:
+            said = time.monotonic()
+            click.echo(f"{kind}s: {done} so far", err=True)
+
+    done = _rekey(config_file, lambda rekeying: rekeying.run(actor=actor(), new=not go_on, tell=tell))
+    value = {f"{kind}s": count for kind, count in done.items()}
+    print_result(
+        value,
+        as_json,
+        lambda: ", ".join(f"{count} {name}" for name, count in value.items()) + " sealed anew",
+    )
+
+
+@holder.command("drop-keys")
+@click.option("--with-archives", is_flag=True, help="Also where archives of signed requests need them.")
+@config_option
+@json_option
+def drop_keys(with_archives: bool, config_file: str | None, as_json: bool) -> None:
+    """Remove every key but the newest that personal data was sealed under.
+
+    Refused while anything in the store is under one, and in the first hour of a new key. A backup of the store has the
+    keys of its time in it.
+    """
+    ids = _rekey(config_file, lambda rekeying: rekeying.drop(actor=actor(), with_archives=with_archives))
+    print_result({"dropped": ids}, as_json, lambda: f"{len(ids)} keys removed" if ids else "there is no older key")
+
+
+def _rekey(config_file: str | None, work: Callable[[Rekeying], Awaitable[T]]) -> T:
+    async def step() -> T:
+        async with with_node(config_file) as node:
+            return await work(node.office.rekeying)
+
+    return run(step())

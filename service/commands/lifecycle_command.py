@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,15 @@ import click
 from core.clock import rfc3339
 from core.model import serial_to_hex
 from core.store.certificates import CertificateRecord
-from service.commands.certificate_command import authority_option, print_issued, print_records, read_serial
-from service.commands.shared import actor, config_option, json_option, print_result, run, with_node
+from service.commands.break_glass import break_glass_option, issuing_node
+from service.commands.certificate_command import (
+    authority_option,
+    print_issued,
+    print_records,
+    read_serial,
+    subject_of,
+)
+from service.commands.shared import actor, config_option, json_option, print_result, run
 from signer.issuance.grounds import REISSUE_GROUNDS, Ground
 from signer.issuance.issued import Issued
 from signer.issuance.unlocking import UnlockToken
@@ -25,9 +33,14 @@ _directory = click.Path(file_okay=False, path_type=Path)
 _out_dir = click.option("--out-dir", required=True, type=_directory, help="Where the new certificates are written.")
 
 
-def _made(make: Callable[[Node], Awaitable[Issued]], config_file: str | None, out_dir: Path, as_json: bool) -> None:
+def _made(
+    make: Callable[[Node], Awaitable[Issued]],
+    opening: AbstractAsyncContextManager[Node],
+    out_dir: Path,
+    as_json: bool,
+) -> None:
     async def work() -> Issued:
-        async with with_node(config_file) as node:
+        async with opening as node:
             return await make(node)
 
     print_issued(run(work()), out_dir, as_json)
@@ -38,6 +51,7 @@ def _made(make: Callable[[Node], Awaitable[Issued]], config_file: str | None, ou
 @click.option("--csr", "csr_file", type=_file, help="A request for new keys; without it the keys stay.")
 @_out_dir
 @authority_option
+@break_glass_option
 @config_option
 @json_option
 def renew(
@@ -45,6 +59,7 @@ def renew(
     csr_file: Path | None,
     out_dir: Path,
     authority: str | None,
+    why: str | None,
     config_file: str | None,
     as_json: bool,
 ) -> None:
@@ -55,7 +70,7 @@ def renew(
     csr = None if csr_file is None else csr_file.read_bytes()
     _made(
         lambda node: node.issuer.renew(read_serial(serial), actor=actor(), csr=csr, authority_id=authority),
-        *(config_file, out_dir, as_json),
+        *(issuing_node(config_file, why, subject_of(authority, serial)), out_dir, as_json),
     )
 
 
@@ -64,16 +79,23 @@ def renew(
 @click.option("--csr", "csr_file", type=_file, required=True, help="A request with the new subject, by the same key.")
 @_out_dir
 @authority_option
+@break_glass_option
 @config_option
 @json_option
 def change(
-    serial: str, csr_file: Path, out_dir: Path, authority: str | None, config_file: str | None, as_json: bool
+    serial: str,
+    csr_file: Path,
+    out_dir: Path,
+    authority: str | None,
+    why: str | None,
+    config_file: str | None,
+    as_json: bool,
 ) -> None:
     """Change the subject of the certificate SERIAL and its pair: new ones to the same end, the old ones revoked."""
     csr = csr_file.read_bytes()
     _made(
         lambda node: node.issuer.change(read_serial(serial), csr, actor=actor(), authority_id=authority),
-        *(config_file, out_dir, as_json),
+        *(issuing_node(config_file, why, subject_of(authority, serial)), out_dir, as_json),
     )
 
 
@@ -85,6 +107,7 @@ def change(
 )
 @_out_dir
 @authority_option
+@break_glass_option
 @config_option
 @json_option
 def reissue(
@@ -93,14 +116,15 @@ def reissue(
     ground: str,
     out_dir: Path,
     authority: str | None,
+    why: str | None,
     config_file: str | None,
     as_json: bool,
 ) -> None:
     """Reissue the certificate SERIAL and its pair with new keys to the same end; the old ones are revoked at once."""
-    csr, why = csr_file.read_bytes(), Ground(ground)
+    csr, on = csr_file.read_bytes(), Ground(ground)
     _made(
-        lambda node: node.issuer.reissue(read_serial(serial), csr, why, actor=actor(), authority_id=authority),
-        *(config_file, out_dir, as_json),
+        lambda node: node.issuer.reissue(read_serial(serial), csr, on, actor=actor(), authority_id=authority),
+        *(issuing_node(config_file, why, subject_of(authority, serial)), out_dir, as_json),
     )
 
 
@@ -108,15 +132,18 @@ def reissue(
 @click.argument("serial")
 @click.option("--ground", type=click.Choice([ground.value for ground in Ground]), help="Why; kept with the business.")
 @authority_option
+@break_glass_option
 @config_option
 @json_option
-def suspend(serial: str, ground: str | None, authority: str | None, config_file: str | None, as_json: bool) -> None:
+def suspend(
+    serial: str, ground: str | None, authority: str | None, why: str | None, config_file: str | None, as_json: bool
+) -> None:
     """Suspend the certificate SERIAL and the other one of its pair, until `resume` or `revoke`."""
 
     async def write() -> list[CertificateRecord]:
-        async with with_node(config_file) as node:
-            why = None if ground is None else Ground(ground)
-            return await node.issuer.suspend(read_serial(serial), actor=actor(), authority_id=authority, ground=why)
+        async with issuing_node(config_file, why, subject_of(authority, serial)) as node:
+            on = None if ground is None else Ground(ground)
+            return await node.issuer.suspend(read_serial(serial), actor=actor(), authority_id=authority, ground=on)
 
     print_records(run(write()), as_json)
 
@@ -124,13 +151,14 @@ def suspend(serial: str, ground: str | None, authority: str | None, config_file:
 @click.command()
 @click.argument("serial")
 @authority_option
+@break_glass_option
 @config_option
 @json_option
-def unlock(serial: str, authority: str | None, config_file: str | None, as_json: bool) -> None:
+def unlock(serial: str, authority: str | None, why: str | None, config_file: str | None, as_json: bool) -> None:
     """Permit the medium of the certificate SERIAL to be unlocked: prints a token that is good once."""
 
     async def write() -> UnlockToken:
-        async with with_node(config_file) as node:
+        async with issuing_node(config_file, why, subject_of(authority, serial)) as node:
             return await node.desk.unlocking.unlock(read_serial(serial), actor=actor(), authority_id=authority)
 
     given = run(write())

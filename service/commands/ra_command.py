@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from core.asn1.x509 import certificate_der, load_certificate
+from service.commands import ra_retire_command
 from service.commands.ra_request_command import request as request_group
 from service.commands.shared import (
     actor,
@@ -45,6 +46,8 @@ def ra() -> None:
 
 
 ra.add_command(request_group)
+ra.add_command(ra_retire_command.retire)
+ra.add_command(ra_retire_command.retired)
 
 
 @click.group()

@@ -10,7 +10,8 @@ import click
 
 from core.errors import Refused
 from core.store.recoveries import Recovery
-from service.commands.certificate_command import authority_option, read_serial
+from service.commands.break_glass import break_glass_option, issuing_node
+from service.commands.certificate_command import authority_option, read_serial, subject_of
 from service.commands.shared import (
     actor,
     config_option,
@@ -41,6 +42,16 @@ def _do(config_file: str | None, work: Callable[[Recoveries], Awaitable[T]]) -> 
     return run(step())
 
 
+def _change(config_file: str | None, why: str | None, subject: str, work: Callable[[Recoveries], Awaitable[T]]) -> T:
+    """A step that has a key recovered: by signed requests alone, where the settings say so."""
+
+    async def step() -> T:
+        async with issuing_node(config_file, why, subject) as node:
+            return await work(node.desk.recoveries)
+
+    return run(step())
+
+
 def _print(found: list[Recovery], as_json: bool) -> None:
     shown = [recovery_json(one) for one in found]
     if as_json:
@@ -59,6 +70,7 @@ def _print(found: list[Recovery], as_json: bool) -> None:
 @click.option("--judicial", is_flag=True, help="For a court or authority; needs --recipient-key.")
 @click.option("--recipient-key", metavar="HEX", help="The public key that the order names: 65 octets.")
 @authority_option
+@break_glass_option
 @config_option
 @json_option
 def ask(
@@ -68,6 +80,7 @@ def ask(
     judicial: bool,
     recipient_key: str | None,
     authority: str | None,
+    why: str | None,
     config_file: str | None,
     as_json: bool,
 ) -> None:
@@ -78,7 +91,8 @@ def ask(
         raise Refused("--recipient-key is written in hexadecimal digits", code="recovery_recipient") from error
     to = None if recipient is None else read_serial(recipient)
     wish = RecoveryWish(read_serial(serial), reference, authority, judicial, to, key)
-    _print([_do(config_file, lambda recoveries: recoveries.ask(wish, actor=actor()))], as_json)
+    subject = subject_of(authority, serial)
+    _print([_change(config_file, why, subject, lambda recoveries: recoveries.ask(wish, actor=actor()))], as_json)
 
 
 @recovery.command()
@@ -88,11 +102,13 @@ def ask(
     type=click.Path(dir_okay=False, path_type=Path),
     help="Where the SM2EnvelopedKey is written when this is the second approval.",
 )
+@break_glass_option
 @config_option
 @json_option
-def approve(recovery_id: str, out: Path | None, config_file: str | None, as_json: bool) -> None:
+def approve(recovery_id: str, out: Path | None, why: str | None, config_file: str | None, as_json: bool) -> None:
     """Approve the recovery RECOVERY_ID; the second approval carries it out."""
-    found = _do(config_file, lambda recoveries: recoveries.approve(recovery_id, actor=actor()))
+    subject = f"recovery:{recovery_id[:64]}"
+    found = _change(config_file, why, subject, lambda recoveries: recoveries.approve(recovery_id, actor=actor()))
     if out is not None and found.enveloped_key is not None:
         write_new(out, found.enveloped_key, mode=0o600, replace=True)
     _print([found], as_json)

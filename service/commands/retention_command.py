@@ -1,4 +1,5 @@
-"""`qianyan audit prune` and `retention`: what leaves the store, and until when archives have to be kept."""
+"""`qianyan audit prune`, `retention` and `purge`: what leaves the store, until when archives have to be kept, and the
+end of what was kept long enough."""
 
 from __future__ import annotations
 
@@ -13,6 +14,8 @@ from core.audit_prune import Pruned
 from core.clock import rfc3339, system_clock
 from core.errors import SettingsError
 from core.store import keys
+from service import archive_purge
+from service.archive_purge import Judged
 from service.commands.shared import (
     actor,
     config_option,
@@ -24,7 +27,6 @@ from service.commands.shared import (
     run,
 )
 from service.opening import open_store
-from service.retention import certificate_of, ends_of, keep_until
 from service.settings import Loaded
 from signer.engine.verify import verify_signature
 
@@ -78,7 +80,7 @@ def retention(directory: Path, config_file: str | None, as_json: bool) -> None:
     manifest = audit_archive.read_manifest(directory)
     if manifest is None:
         raise SettingsError(f"{directory} holds no archive", code="audit_archive")
-    rows = run(_judge(loaded, directory, manifest.files))
+    rows = run(_judged(loaded, directory, manifest.files))
     if as_json:
         print_json(rows)
         return
@@ -86,25 +88,50 @@ def retention(directory: Path, config_file: str | None, as_json: bool) -> None:
     print_table(columns, [[row[name] for name in columns] for row in rows], empty="the archive is empty")
 
 
-async def _judge(loaded: Loaded, directory: Path, files: tuple[ArchiveFile, ...]) -> list[dict[str, Any]]:
-    found = []
+async def _judged(loaded: Loaded, directory: Path, files: tuple[ArchiveFile, ...]) -> list[dict[str, Any]]:
     async with open_store(loaded) as database:
-        for one in files:
-            lines = audit_archive.rows_of(directory, one)
-            names = {name for row in lines if (name := certificate_of(row)) is not None}
-            async with database.read() as connection:
-                ends = await ends_of(connection, names)
-            judged = [keep_until(row, ends, loaded.settings.retention) for row in lines]
-            longest = max(judged, key=lambda pair: pair[1])
-            found.append(
-                {
-                    "file": one.name,
-                    "from": one.from_time,
-                    "to": one.to_time,
-                    "rows": len(lines),
-                    "keep_until": rfc3339(longest[1]),
-                    "class": longest[0],
-                    "over": longest[1] < system_clock(),
-                }
+        found = [
+            await archive_purge.judge(database, directory, one, loaded.settings.retention, system_clock())
+            for one in files
+        ]
+    return [
+        {
+            "file": one.name,
+            "from": one.from_time,
+            "to": one.to_time,
+            "rows": one.last - one.first + 1,
+            "keep_until": rfc3339(judged.until_ms),
+            "class": judged.kept_by,
+            "over": judged.over,
+        }
+        for one, judged in zip(files, found, strict=True)
+    ]
+
+
+@click.command()
+@click.argument("directory", type=_directory)
+@click.option("--delete", is_flag=True, help="Delete what is over; without it the files are only listed.")
+@config_option
+@json_option
+def purge(directory: Path, delete: bool, config_file: str | None, as_json: bool) -> None:
+    """Delete files of an archive that were kept as long as they have to be. Only lists them without --delete.
+
+    Archives of the audit record (from the first file on, and never the last one: what proves the rest stays), of
+    certificates (`qianyan store retire`) and of signed requests (`qianyan ra retire`). Each archive is checked before
+    anything of it goes, and each file that goes is on the audit record first.
+    """
+    loaded = load_settings(config_file)
+
+    async def work() -> list[Judged]:
+        async with open_store(loaded) as database:
+            return await archive_purge.purge(
+                database, directory, loaded.settings, system_clock, verify_signature, actor=actor(), delete=delete
             )
-    return found
+
+    found = run(work())
+    rows = [one.as_json() for one in found]
+    if as_json:
+        print_json({"deleted": delete, "files": rows})
+        return
+    columns = ("file", "keep_until", "class", "over", "deleted")
+    print_table(columns, [[row[name] for name in columns] for row in rows], empty="there is no archive here")

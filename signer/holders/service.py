@@ -191,17 +191,6 @@ class Holders:
             await holders.get(connection, holder_id)
             return await events.history(connection, holder_id, before_id=before_id, limit=limit)
 
-    async def rekey(self, *, actor: str) -> int:
-        """Seals all that is kept under a new key; returns how many holders. May be broken off and begun again."""
-        key_id = await self._vault.rotate()
-        count = 0
-        while done := await self._vault.reseal():
-            count += done
-        async with self._database.write() as connection:
-            event = AuditEvent(actor, "holder.rekey", f"holder-key:{key_id}", detail={"holders": count})
-            await audit.append(connection, event, at_ms=self._clock())
-        return count
-
 
 def _required() -> Refused:
     return Refused("the request has to name the certificate's holder", code="holder_required", field="holder")

@@ -2,13 +2,16 @@
 
 Keys are random, one row each in the store, wrapped under the master key: those that seal (SM4-GCM; each holder's row
 says which, the newest is used, older ones open) and one for the hashes (HMAC-SM3), which stays. What is sealed is bound
-to the holder's id, kind and hash, so that rows cannot be exchanged. Owns the unwrapped keys of this process.
+to the holder's id, kind and hash, so that rows cannot be exchanged. Owns the unwrapped keys of this process, and looks
+every minute whether there is a newer one: so a key that has not been the newest for an hour seals nothing any more, in
+any process, and may go when nothing is left under it (signer.registration.rekeying).
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -28,12 +31,16 @@ from signer.holders.claim import HolderClaim
 #: SM4 keys have 16 octets; the key of an HMAC has the hash's own length.
 _KEY_BYTES: Final = {"seal": 16, "index": 32}
 _BLOCK_BYTES: Final = 64
+#: How long keys are used before the store is asked whether there are newer ones.
+KEYS_FOR_S: Final = 60.0
 
 
 @dataclass(slots=True)
 class _Keys:
-    """Unwrapped, by id. `newest` seals."""
+    """Unwrapped, by id. `newest` seals. rows: as the store has them; until: of the monotonic clock."""
 
+    rows: Sequence[HolderKey]
+    until: float
     seal: dict[int, bytes] = field(default_factory=dict, repr=False)
     index: bytes = field(default=b"", repr=False)
 
@@ -136,26 +143,36 @@ class Vault:
         await self._load()
         return key_id
 
-    async def reseal(self, *, limit: int = 500) -> int:
-        """Seals at most `limit` rows anew that are under an older key; returns how many, 0 when none is left."""
+    async def newest(self) -> int:
+        """The id of the key that seals now."""
+        return (await self._load()).newest
+
+    async def reseal(self, *, after: str = "", limit: int = 500) -> list[str]:
+        """Seals at most `limit` holders' rows behind the id `after` anew that are under an older key; returns their
+        ids in order, none when none is left."""
         newest = (await self._load()).newest
         async with self._database.write() as connection:
-            rows = await holders.sealed_otherwise(connection, newest, limit=limit)
+            rows = await holders.sealed_otherwise(connection, newest, after=after, limit=limit)
             for row in rows:
                 key_id, sealed = await self.seal(row.id, row.number_hash, await self.open(row))
                 await holders.reseal(connection, row.id, key_id, sealed)
-        return len(rows)
+        return [row.id for row in rows]
 
     async def _loaded(self) -> _Keys:
-        return self._keys or await self._load()
+        keys = self._keys
+        return keys if keys is not None and time.monotonic() < keys.until else await self._load()
 
     async def _load(self) -> _Keys:
         async with self._loading:
+            until = time.monotonic() + KEYS_FOR_S
             async with self._database.read() as connection:
                 rows = await holders.list_keys(connection)
             if {row.purpose for row in rows} != set(_KEY_BYTES):
                 rows = await self._create()
-            keys = _Keys()
+            if self._keys is not None and list(self._keys.rows) == list(rows):
+                self._keys.until = until
+                return self._keys
+            keys = _Keys(list(rows), until)
             for row in rows:
                 purpose = wrapping_purpose(row.purpose, row.id)
                 secret = await asyncio.to_thread(self._master.unwrap_secret, purpose, row.wrapped)

@@ -17,7 +17,7 @@ from core.store.keys import KeyRecord
 from signer._native import sm2
 from signer.issuance.rows import reference
 from signer.issuance.signing import LocalSigner
-from signer.issuance.template import CertificatePlan
+from signer.issuance.template import SET_SIGNING, CertificatePlan
 
 
 class KeyFiles(Protocol):
@@ -71,6 +71,9 @@ async def put_on_record(
 ) -> None:
     """The audit and outbox rows of an authority's or OCSP signer's certificate."""
     detail: dict[str, str | int] = {"issuer": issuer_id, "serial": serial_to_hex(plan.serial)}
-    action = "authority.ocsp_signer" if plan.usage == "ocsp" else "authority.create"
+    action = "authority.create"
+    if plan.usage == "ocsp":
+        sets = SET_SIGNING in plan.extended_key_usage
+        action = "authority.set_signer" if sets else "authority.ocsp_signer"
     await audit.append(connection, AuditEvent(actor, action, subject_id, detail=detail), at_ms=at_ms)
     await outbox.put(connection, "certificate", reference(issuer_id, plan.serial), at_ms=at_ms)

@@ -15,7 +15,7 @@ from core.store.authorities import Authority
 
 #: More authorities above one another than this is a loop in the store.
 MAX_CHAIN: Final = 8
-_OURS: Final = frozenset({KeyPurpose.CERTIFICATE, KeyPurpose.OCSP, KeyPurpose.AUDIT})
+_OURS: Final = frozenset({KeyPurpose.CERTIFICATE, KeyPurpose.OCSP, KeyPurpose.AUDIT, KeyPurpose.STATUS_SET})
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,6 +101,19 @@ def subordinate_plan(
     )
 
 
+def set_key_id(authority_id: str) -> str:
+    """The key of an authority's delegated signer of status sets."""
+    return f"set-{authority_id}"
+
+
+def set_plan(
+    issuer: IssuerIdentity, subject: bytes, public_key: bytes, serial: int, now: datetime, days: int
+) -> CertificatePlan:
+    """A delegated signer of status sets, as `ocsp_plan` for OCSP; its own status is asked of the set that it signs."""
+    plan = ocsp_plan(issuer, subject, public_key, serial, now, days)
+    return replace(plan, extended_key_usage=(template.SET_SIGNING,))
+
+
 def ocsp_plan(
     issuer: IssuerIdentity, subject: bytes, public_key: bytes, serial: int, now: datetime, days: int
 ) -> CertificatePlan:

@@ -15,6 +15,7 @@ all; each is refused alone. An order that replaces a pair locks that, and goes b
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
@@ -26,8 +27,9 @@ from core.asn1 import x509 as codec
 from core.clock import Clock, from_datetime
 from core.errors import QianyanError
 from core.ports import Signer
-from core.store import counters
+from core.store import contention, counters, tail
 from core.store.database import Database
+from signer._native import sm2
 from signer.issuance import recording, serials
 from signer.issuance.gathering import Gatherer
 from signer.issuance.issued import Issued, IssuedCertificate
@@ -48,6 +50,10 @@ __all__ = ["Maker", "Once", "Order", "Replaced", "Settlement"]
 _PARALLEL: Final = 2
 
 Outcome = Issued | QianyanError
+
+
+class _RolledBack(Exception):
+    """Ends a transaction of which nothing is to stay."""
 
 
 class Maker:
@@ -84,6 +90,30 @@ class Maker:
         if isinstance(outcome, QianyanError):
             raise outcome
         return outcome
+
+    async def rehearse(self, order: Order) -> None:
+        """Takes an order of nobody's through all of it but the authority's key, and leaves nothing behind.
+
+        What the first certificate of a process costs more than others is done then: statements are compiled, extension
+        classes are met, the master key is read. One transaction, which is rolled back; a key that is thrown away signs.
+        Raises what would refuse any order: an authority without its certificate, Unavailable.
+        """
+        key = sm2.PrivateKey.generate()
+        if order.dual:
+            order = replace(order, given=await self._keys.rehearse(order.public_key))
+        with contextlib.suppress(_RolledBack):
+            async with self._database.write() as connection:
+                now_ms = await counters.look_at_time(connection, self._clock())
+                (reservation,) = await self._reserver.reserve(connection, [order], now_ms)
+                if isinstance(reservation, QianyanError):
+                    raise reservation
+                reservation = _with_key(reservation, order.given)
+                bodies = [self._body(plan) for plan in reservation.plans]
+                encoded = [codec.join_signed(body, sm2.signature_to_der(key.sign(body))) for body in bodies]
+                made = _made(order, reservation, order.given, encoded)
+                await recording.record(connection, [made], now_ms, self._metrics)
+                await tail.flush(connection)
+                raise _RolledBack
 
     async def _ask_centre(self, order: Order) -> Order:
         """The order with its encryption key, where another centre makes it; before any other order waits with it."""
@@ -131,7 +161,7 @@ class Maker:
                 outcomes[place] = one
             else:
                 made.append((place, one))
-        recorded = await self._record([one for _, one in made], now_ms)
+        recorded = await contention.or_conflict(lambda: self._record([one for _, one in made], now_ms))
         for (place, _), outcome in zip(made, recorded, strict=True):
             outcomes[place] = outcome
         return [outcome for outcome in outcomes if outcome is not None]
@@ -195,7 +225,7 @@ class Maker:
                 now_ms = await counters.advance_time(connection, max(self._clock(), reserved_at_ms))
                 outcomes = await recording.record(connection, group, now_ms, self._metrics)
         except QianyanError as error:
-            if len(group) == 1 or not recording.is_serial_taken(error):
+            if len(group) == 1 or not (recording.is_serial_taken(error) or contention.is_contended(error)):
                 raise
             return [outcome for one in group for outcome in await self._record_alone(one, reserved_at_ms)]
         for outcome, one in zip(outcomes, group, strict=True):
@@ -206,7 +236,7 @@ class Maker:
 
     async def _record_alone(self, one: Made, reserved_at_ms: int) -> list[Outcome]:
         try:
-            return await self._record([one], reserved_at_ms)
+            return await contention.or_conflict(lambda: self._record([one], reserved_at_ms))
         except QianyanError as error:
             return [error]
 

@@ -42,6 +42,7 @@ from signer.registration.records import (
     readable,
 )
 from signer.registration.roles import Role, go_together
+from signer.registration.sealed_names import person_name
 from signer.registration.settings import RegistrationSettings
 from signer.registration.standing import Verification, require_foreign
 
@@ -184,7 +185,7 @@ class Administration:
         "roles_apart", "person_id", "certificate_usage", ...), Denied (code "role"), NotFound, Conflict, TooLarge.
         """
         self._check(wish)
-        sealed = await self._vault.seal_octets(_person_name(ra_id, wish.id), wish.name.encode())
+        sealed = await self._vault.seal_octets(person_name(ra_id, wish.id), wish.name.encode())
         issued = None
         if wish.csr is not None:
             joining = _Joining(self, wish, ra_id, sealed, actor, warrant)
@@ -317,7 +318,7 @@ class Administration:
         return count
 
     async def _view(self, person: PersonRecord, known: Sequence[RaCertificate]) -> PersonView:
-        name = (await self._vault.open_octets(_person_name(person.ra_id, person.id), person.sealed)).decode()
+        name = (await self._vault.open_octets(person_name(person.ra_id, person.id), person.sealed)).decode()
         return PersonView(person, mask(name, 1, 0), known)
 
 
@@ -342,7 +343,3 @@ async def _note(
     connection: AsyncConnection, actor: str, action: str, subject: str, at_ms: int, detail: dict[str, str | int]
 ) -> None:
     await audit.append(connection, AuditEvent(actor, action, f"ra:{subject}", detail=detail), at_ms=at_ms)
-
-
-def _person_name(ra_id: str, person_id: str) -> str:
-    return f"person {ra_id} {person_id}"

@@ -154,7 +154,9 @@ class Appointments:
                 raise Malformed("what was signed is about another than the path", code="request_content")
             view = await self._reception.verified(body.ra, signed, asked, signers=1)
             before = await self._before(body, signed)
-            if before is None:
+            if before is not None:
+                (await self._directory.view(body.ra, anew=True)).signer(signed.signers[0], self._clock())
+            else:
                 self._reception.require_window(signed)
                 await self._reception.stand_elsewhere(view, signed.signers)
                 before = await self._done(body, signed, asked)

@@ -17,7 +17,7 @@ from core.clock import Clock, from_datetime, rfc3339
 from core.errors import Malformed
 from core.http import from_base64
 from core.model import RevocationReason, serial_from_hex, serial_to_hex
-from core.store import counters
+from core.store import contention, counters
 from core.store.database import Database
 from signer.issuance import pairs, states
 from signer.issuance.csr import parse_request
@@ -159,7 +159,12 @@ class Effects:
     async def _settled(
         self, filing: Filing, effect: Callable[[AsyncConnection], Awaitable[dict[str, Any] | None]]
     ) -> None:
-        """Judged, done and recorded in one transaction."""
+        """Judged, done and recorded in one transaction. Raises Conflict (code "request_contended") among others."""
+        await contention.or_conflict(lambda: self._settle(filing, effect))
+
+    async def _settle(
+        self, filing: Filing, effect: Callable[[AsyncConnection], Awaitable[dict[str, Any] | None]]
+    ) -> None:
         async with self.database.write() as connection:
             await filing.begin(connection)
             at_ms = await counters.advance_time(connection, self.clock())

@@ -104,6 +104,11 @@ class Filing:
         needed = 2 if self.body.kind in TWICE_APPROVED else 1
         return len(self.parties.approved_by) >= needed
 
+    @property
+    def signed(self) -> Signed:
+        """The message."""
+        return self._signed
+
     def same_content(self, record: RequestRecord) -> bool:
         """Whether it is the request that was signed here."""
         return record.digest == self._signed.digest

@@ -84,15 +84,15 @@ class RequestRoutes:
     async def content(self, request: web.Request) -> web.Response:
         """The octets that were signed, as they are: an approver signs these."""
         ra_id, request_id = _named(request)
-        await self._require_reader(request, ra_id)
-        body = await self._requests.content(ra_id, request_id)
+        outside = await self._require_reader(request, ra_id)
+        body = await self._requests.content(ra_id, request_id, outside=outside)
         return web.Response(body=body, content_type="application/json")
 
     async def evidence(self, request: web.Request) -> web.Response:
         """Every message that was signed for a request, in the order in which they came."""
         ra_id, request_id = _named(request)
-        await self._require_reader(request, ra_id)
-        found = await self._requests.evidence(ra_id, request_id)
+        outside = await self._require_reader(request, ra_id)
+        found = await self._requests.evidence(ra_id, request_id, outside=outside)
         value = [{"step": step, "people": people, "message": to_base64(message)} for step, people, message in found]
         return json_response({"evidence": value})
 
@@ -101,12 +101,17 @@ class RequestRoutes:
             raise Malformed(f"a signed request comes as {MEDIA_TYPE}", code="content_type")
         return await read_body(request, self._max_bytes)
 
-    async def _require_reader(self, request: web.Request, ra_id: str) -> None:
+    async def _require_reader(self, request: web.Request, ra_id: str) -> str | None:
+        """The caller's id where it is none of the RA's own. Raises Denied."""
         caller = request.get(CALLER)
         if caller is None:
             raise Denied("this call needs 'Authorization: Bearer TOKEN'", code="unauthenticated")
-        if READ not in caller.scopes and not await self._requests.may_read(ra_id, caller.id):
+        if await self._requests.may_read(ra_id, caller.id):
+            return None
+        if READ not in caller.scopes:
             raise Denied(f"the token does not admit to '{READ}', nor to that RA", code="scope", authenticated=True)
+        found: str = caller.id
+        return found
 
 
 def only_signed(routes: Iterable[web.RouteDef]) -> list[web.RouteDef]:

@@ -18,6 +18,7 @@ from signer.registration.effects import Effects
 from signer.registration.filing import Rules
 from signer.registration.metrics import RegistrationMetrics
 from signer.registration.reception import Reception
+from signer.registration.rekeying import Rekeying
 from signer.registration.service import SignedRequests
 from signer.registration.settings import RegistrationSettings
 from signer.registration.standing import Verification
@@ -31,6 +32,7 @@ class Office:
     administration: Administration
     appointments: Appointments
     settings: RegistrationSettings
+    rekeying: Rekeying
 
 
 def make_office(
@@ -56,4 +58,5 @@ def make_office(
         administration,
         Appointments(database, administration, directory, reception, clock),
         settings,
+        Rekeying(database, desk.vault, clock),
     )

@@ -1,8 +1,8 @@
 """Takes signed messages in: whose they are, whether the signatures hold and are of now, and what is refused.
 
 What every signed message passes, whatever it asks for. Refusals are on record; who signed is named there once the
-signatures hold, and addresses whose messages do not authenticate are bounded. Knows people and signatures; not what is
-asked for.
+signatures hold, and addresses whose messages do not authenticate are bounded, as are people who were withdrawn. Knows
+people and signatures; not what is asked for.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import structlog
 
 from core.audit import AuditEvent
 from core.clock import Clock
-from core.errors import Busy, Denied, Malformed, QianyanError, Refused, Unavailable
+from core.errors import Busy, Conflict, Denied, Malformed, QianyanError, Refused, Unavailable
 from core.store import audit
 from core.store.database import Database
 from signer.holders.vault import Vault
@@ -28,11 +28,16 @@ from signer.registration.envelope import Signed, open_signed
 from signer.registration.filing import Replayed, request_subject
 from signer.registration.metrics import RegistrationMetrics
 from signer.registration.payloads import RA_ID, REQUEST_ID
+from signer.registration.sealed_names import request_name
 from signer.registration.settings import RegistrationSettings
 from signer.registration.standing import Verification, require_foreign
 
 #: What says nothing of the message itself.
 UNRECORDED: Final = (Busy, Unavailable, Replayed)
+#: What is said to people who are no longer in force, whatever they ask for.
+_ENDED: Final = frozenset(
+    {"ra_withdrawn", "person_withdrawn", "certificate_expired", "certificate_revoked", "certificate_suspended"}
+)
 _log = structlog.get_logger()
 
 
@@ -141,25 +146,33 @@ class Reception:
                 "the signing time is too old or in the future: set the signer's clock, sign again", code="signing_time"
             )
 
+    def require_past(self, received_ms: int) -> None:
+        """Raises Conflict (code "evidence_held") while a message that came then may still be of now."""
+        settings = self._settings
+        left_ms = received_ms + (settings.signing_window_s + settings.signing_skew_s) * 1000 - self._clock()
+        if left_ms >= 0:
+            raise Conflict(
+                f"a message that unlocks is shown once it is too old to be sent again, in {left_ms // 1000 + 1} s",
+                code="evidence_held",
+            )
+
     async def sealed(self, ra_id: str, request_id: str, message: bytes) -> bytes:
         """A message as it is kept."""
-        return await self._vault.seal_octets(_evidence_name(ra_id, request_id), message)
+        return await self._vault.seal_octets(request_name(ra_id, request_id), message)
 
     async def unsealed(self, ra_id: str, request_id: str, sealed: bytes) -> bytes:
         """A message that was kept."""
-        return await self._vault.open_octets(_evidence_name(ra_id, request_id), sealed)
+        return await self._vault.open_octets(request_name(ra_id, request_id), sealed)
 
     async def _record(self, asked: Asked, error: QianyanError) -> None:
         self._metrics.refusals.labels(error.kind).inc()
         if not asked.people:
             self._attempts.failed(asked.source)
+        elif error.code in _ENDED:  # whose key is of no use any more must not fill the record with it
+            self._attempts.failed(f"{asked.ra}/{'+'.join(sorted(asked.people.split('+')))}")
         actor = f"ra:{asked.ra}/{asked.people}" if asked.people else "unauthenticated"
         _log.info("signed request refused", actor=actor, code=error.code, field=error.field)
         subject = request_subject(asked.ra or "-", asked.request_id or "-")
         event = AuditEvent(actor, "request.refuse", subject, error.code)
         async with self._database.write() as connection:
             await audit.append(connection, event, at_ms=self._clock())
-
-
-def _evidence_name(ra_id: str, request_id: str) -> str:
-    return f"request {ra_id} {request_id}"

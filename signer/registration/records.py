@@ -119,16 +119,18 @@ async def issuer_of(connection: AsyncConnection, parsed: Parsed) -> str | None:
 
     Raises Refused (code "certificate_unknown") for one that names an authority of ours and is not in the store.
     """
+    named = False  # several may have the name, each with a key of its own
     for authority in await authorities.list_all(connection):
         if authority.subject != parsed.issuer or authority.certificate is None:
             continue
+        named = True
         try:
-            record = await certificates.find(connection, parsed.serial, authority.id)
+            if (await certificates.find(connection, parsed.serial, authority.id)).certificate == parsed.encoded:
+                return authority.id
         except NotFound:
-            record = None
-        if record is None or record.certificate != parsed.encoded:
-            raise Refused("no such certificate was issued here", code="certificate_unknown", field="certificate")
-        return authority.id
+            continue
+    if named:
+        raise Refused("no such certificate was issued here", code="certificate_unknown", field="certificate")
     return None
 
 

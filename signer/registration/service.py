@@ -32,6 +32,7 @@ from signer.registration.metrics import RegistrationMetrics
 from signer.registration.payloads import RejectionBody, RequestBody, read_model, read_payload, read_request
 from signer.registration.reception import UNRECORDED, Asked, Reception, asked_of_path
 from signer.registration.roles import Kind, may_approve
+from signer.registration.sealed_names import reason_name
 from signer.registration.standing import require_standing
 
 #: The largest message that any setting ever let in.
@@ -108,21 +109,40 @@ class SignedRequests:
         shown = [views.members_of(record, self._clock(), reason=await self._reason(record)) for record in found[:limit]]
         return shown, views.cursor_of(found[limit - 1]) if len(found) > limit else None
 
-    async def content(self, ra_id: str, request_id: str) -> bytes:
-        """The octets that were signed, for an approver to sign. Raises NotFound (code "request_unknown")."""
+    async def content(self, ra_id: str, request_id: str, *, outside: str | None = None) -> bytes:
+        """The octets that were signed, for an approver to sign. Raises NotFound (code "request_unknown").
+
+        outside: who reads and is none of the RA's own callers: that they looked is on record, for holders are named.
+        """
         async with self._database.read() as connection:
             await requests.get(connection, ra_id, request_id)
             kept = await requests.evidence_of(connection, ra_id, request_id)
+        await self._looked(outside, ra_id, request_id, "content")
         return open_signed(
             await self._reception.unsealed(ra_id, request_id, kept[0].sealed), max_bytes=_KEPT_MAX
         ).content
 
-    async def evidence(self, ra_id: str, request_id: str) -> list[tuple[str, str, bytes]]:
-        """(step, people, message) of a request, in the order in which they came. Raises NotFound."""
+    async def evidence(
+        self, ra_id: str, request_id: str, *, outside: str | None = None
+    ) -> list[tuple[str, str, bytes]]:
+        """(step, people, message) of a request, in the order in which they came. `outside` as in `content`.
+
+        Raises NotFound; Conflict (code "evidence_held") where a message that is sent again now is told what opens.
+        """
         async with self._database.read() as connection:
-            await requests.get(connection, ra_id, request_id)
+            record = await requests.get(connection, ra_id, request_id)
             kept = await requests.evidence_of(connection, ra_id, request_id)
+        if record.kind == Kind.UNLOCK:
+            self._reception.require_past(max((one.at_ms for one in kept), default=0))
+        await self._looked(outside, ra_id, request_id, "evidence")
         return [(one.step, one.people, await self._reception.unsealed(ra_id, request_id, one.sealed)) for one in kept]
+
+    async def _looked(self, outside: str | None, ra_id: str, request_id: str, what: str) -> None:
+        if outside is None:
+            return
+        event = AuditEvent(outside, "request.read", request_subject(ra_id, request_id), detail={"what": what})
+        async with self._database.write() as connection:
+            await audit.append(connection, event, at_ms=self._clock())
 
     async def may_read(self, ra_id: str, caller_id: str) -> bool:
         """Whether the authority, while it is in force, has named that caller."""
@@ -157,7 +177,7 @@ class SignedRequests:
         except QianyanError:
             # What was entered before may have changed what speaks against it now: the answer given then stands.
             if (before := await self._before(body, signed)) is not None:
-                return await self._answer(before, "replayed")
+                return await self._replayed(before, signed)
             raise
         return await self._file(filing)
 
@@ -172,11 +192,11 @@ class SignedRequests:
             raise Refused("what was signed is not the content of that request", code="request_content")
         approver = signed.signers[0]
         if seen.state == "done" and view.credentials[approver].person_id in (seen.first_approver, seen.decided_by):
-            return await self._answer(seen, "replayed")
+            return await self._replayed(seen, signed)
         self._reception.require_window(signed)
         first = () if seen.first_signer is None else (seen.first_signer,)
         if first and view.credentials[approver].person_id == seen.first_approver:
-            return await self._answer(seen, "replayed")
+            return await self._replayed(seen, signed)
         seats = Seats(seen.entry_signer, (*first, approver))
         try:
             parties = judge(view, body.kind, seats, self._clock())
@@ -193,7 +213,7 @@ class SignedRequests:
         view = await self._reception.verified(body.ra, signed, asked, signers=1)
         await self._reception.stand_elsewhere(view, signed.signers)
         sealed = await self._reception.sealed(body.ra, body.request_id, signed.message)
-        reason = await self._vault.seal_octets(_reason_name(body.ra, body.request_id), body.reason.encode())
+        reason = await self._vault.seal_octets(reason_name(body.ra, body.request_id), body.reason.encode())
         signer = signed.signers[0]
         async with self._database.write() as connection:
             at_ms = await counters.advance_time(connection, self._clock())
@@ -204,7 +224,7 @@ class SignedRequests:
             person, credential = view.signer(signer, at_ms)
             await require_standing(connection, [credential], self._directory.standing(connection))
             if seen.state == "rejected" and seen.decided_by == person.id:
-                return await self._answer(seen, "replayed")
+                return await self._answer(seen, "replayed", told=False)
             if seen.state != "entered":
                 raise Conflict(f"the request is {seen.state} already", code="request_decided")
             if not may_approve(person.roles, Kind(seen.kind)) and person.id != seen.entered_by:
@@ -242,10 +262,21 @@ class SignedRequests:
         if found is None:
             self._reception.require_window(signed)
             raise AssertionError("the signing time was out of the window and is not")
-        view = await self._directory.view(body.ra, anew=True)
-        for signer in signed.signers:
-            view.signer(signer, self._clock())
-        return await self._answer(found, "replayed")
+        return await self._replayed(found, signed)
+
+    async def _replayed(self, found: RequestRecord, signed: Signed) -> Answered:
+        """The answer that there is, for people who are in force now. Raises Denied.
+
+        What opens something goes to those alone who took part and sign now: an old message may be in anybody's hands.
+        """
+        async with self._database.read() as connection:
+            view = await self._directory.unlocked(connection, found.ra_id)
+            signers = [view.signer(signer, self._clock()) for signer in signed.signers]
+            credentials = [credential for _, credential in signers]
+            await require_standing(connection, credentials, self._directory.standing(connection))
+        took_part = {found.entered_by, found.first_approver, found.decided_by}
+        told = self._reception.in_window(signed) and all(person.id in took_part for person, _ in signers)
+        return await self._answer(found, "replayed", told=told)
 
     async def _filing(self, signed: Signed, body: RequestBody, step: Step, seats: Seats, parties: Parties) -> Filing:
         sealed = await self._reception.sealed(body.ra, body.request_id, signed.message)
@@ -258,14 +289,14 @@ class SignedRequests:
             else:
                 await self._effects.enter(filing)
         except Replayed as replayed:
-            return await self._answer(replayed.record, "replayed")
+            return await self._replayed(replayed.record, filing.signed)
         except UNRECORDED:
             raise
         except QianyanError as error:
             # The same step may have been faster and be what stands against this one; then that is the answer.
-            return await self._answer(await self._overtaken(filing, error), "replayed")
+            return await self._replayed(await self._overtaken(filing, error), filing.signed)
         if filing.before is not None:
-            return await self._answer(filing.before, "replayed")
+            return await self._replayed(filing.before, filing.signed)
         record = filing.record
         if record is None:  # the certificates were found by their request in a read: the record is there
             async with self._database.read() as connection:
@@ -284,10 +315,11 @@ class SignedRequests:
             raise Conflict(f"the request is {found.state} already", code="request_decided") from error
         return found
 
-    async def _answer(self, record: RequestRecord, outcome: str) -> Answered:
+    async def _answer(self, record: RequestRecord, outcome: str, *, told: bool = True) -> Answered:
+        """told: whether an unlock's token is in it."""
         self._metrics.requests.labels(record.kind, outcome).inc()
         token = None
-        if record.kind == Kind.UNLOCK and record.result is not None:
+        if told and record.kind == Kind.UNLOCK and record.result is not None:
             token = await self._unlocking.token(orjson.loads(record.result)["unlock"])
         members = views.members_of(record, self._clock(), reason=await self._reason(record), token=token)
         return Answered(views.status_of(record), members)
@@ -295,8 +327,4 @@ class SignedRequests:
     async def _reason(self, record: RequestRecord) -> str | None:
         if record.reason is None:
             return None
-        return (await self._vault.open_octets(_reason_name(record.ra_id, record.request_id), record.reason)).decode()
-
-
-def _reason_name(ra_id: str, request_id: str) -> str:
-    return f"reason {ra_id} {request_id}"
+        return (await self._vault.open_octets(reason_name(record.ra_id, record.request_id), record.reason)).decode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from typing import Any, Final
 
 import orjson
@@ -11,12 +12,14 @@ import orjson
 from core.clock import rfc3339
 from core.errors import Malformed
 from core.store.registration_requests import RequestRecord
+from signer.registration.payloads import REQUEST_ID
 from signer.registration.roles import Kind
 
 #: What these do is new: 201. The others change what is there: 200.
 _MAKING: Final = frozenset(
     {Kind.ISSUE, Kind.RENEW, Kind.CHANGE, Kind.REISSUE, Kind.UNLOCK, Kind.RECOVER, Kind.RECOVER_JUDICIAL, "appoint"}
 )
+_TIME: Final = re.compile(r"[0-9]{1,15}")
 #: The states in an answer.
 STATES: Final = frozenset({"entered", "done", "rejected", "failed"})
 
@@ -68,6 +71,8 @@ def read_cursor(text: str) -> tuple[int, str]:
     """What `cursor_of` wrote. Raises Malformed (code "after")."""
     try:
         at_ms, _, request_id = base64.urlsafe_b64decode(text.encode()).decode().partition(":")
+        if not _TIME.fullmatch(at_ms) or not re.fullmatch(REQUEST_ID, request_id):
+            raise ValueError("no time and id")
         return int(at_ms), request_id
     except (ValueError, binascii.Error) as error:
         raise Malformed("'after' is what an answer gave as 'next'", code="after", field="after") from error

@@ -7,6 +7,9 @@ of PKCS #7, which some write around SM2 signatures; the GM arc is written.
 What is signed (`to_be_signed`): without authenticated attributes the content octets, with them the DER of the SET OF
 attributes; SM2 hashes either behind Z of the signer's key. SET OF is taken in any order where the order is not signed,
 and in DER's where it is: attributes out of order are refused, because two readers might sign them differently.
+
+A signature does not say which of the two it is over: attributes without their message can be presented as content, and
+content of their shape as attributes over other content. So content of that shape is neither signed nor verified.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from typing import Final
 from core import oids
 from core.asn1 import der
 from core.asn1.x509 import split_signed
-from core.errors import Malformed, Refused, TooLarge
+from core.errors import Malformed, QianyanError, Refused, TooLarge
 from signer._native import sm2, sm3
 
 #: Bounds on the sets in a message: no honest one comes near.
@@ -44,6 +47,7 @@ _SIGNATURE_OIDS: Final = frozenset({der.oid(oids.SM2_SIGN), der.oid(oids.SM3_WIT
 _DATA_OIDS: Final = frozenset({_DATA, der.oid(oids.PKCS7_DATA)})
 _CONTENT_TYPE: Final = der.oid(oids.CONTENT_TYPE)
 _MESSAGE_DIGEST: Final = der.oid(oids.MESSAGE_DIGEST)
+_SET: Final = bytes((der.SET,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +95,10 @@ class SignerInfo:
     message_digest: bytes | None = None
 
     def to_be_signed(self, content: bytes) -> bytes:
-        """What the signature is over. Raises Refused (code "cms_digest") where the attributes are of other content."""
+        """What the signature is over. Raises Refused (code "cms_digest") where the attributes are of other content,
+        "cms_ambiguous" where the content may be somebody's attributes."""
         if self.attributes is None:
+            require_content(content)
             return content
         if sm3.sm3(content) != self.message_digest:
             raise Refused("the signed message digest is not that of the content", code="cms_digest")
@@ -129,6 +135,25 @@ class SignedData:
                 set_of(der.SET, [signer.encode() for signer in self.signers]),
             ),
         )
+
+
+def is_attributes(content: bytes) -> bool:
+    """Whether octets would do as the authenticated attributes of a signer."""
+    whole = der.Reader(content)
+    try:
+        attributes = whole.take(der.SET)
+        whole.finish()
+        found = _values(der.Reader(attributes), ordered=True)
+    except QianyanError:
+        return False
+    return _CONTENT_TYPE in found and _MESSAGE_DIGEST in found
+
+
+def require_content(content: bytes) -> None:
+    """Raises Refused (code "cms_ambiguous") for content that would do as attributes: a signature over it is over other
+    content as well."""
+    if content[:1] == _SET and is_attributes(content):
+        raise Refused("the content has the shape of a signer's attributes", code="cms_ambiguous", field="data")
 
 
 def parse_signed_data(encoded: bytes) -> SignedData:

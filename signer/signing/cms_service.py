@@ -66,8 +66,10 @@ class CmsService:
         """SignedData over `content`, by a key that has a certificate. `listed`: as `SigningEngine.sign_digests`.
 
         Raises as `SigningEngine.sign_message`; NotFound (code "key_unknown"), Refused (code "key_certificate": it has
-        none), Unavailable (code "crl": a CRL is asked for, and none is published).
+        none; "cms_ambiguous": the content would do as a signer's attributes), Unavailable (code "crl": a CRL is asked
+        for, and none is published).
         """
+        cms.require_content(content)
         async with self._database.read() as connection:
             certificate = (await keys.get(connection, key_id)).certificate
         if certificate is None:

@@ -259,9 +259,11 @@ def _along(case: Case, path: Path, statuses: _Statuses) -> _Outcome:
         if stands in ("revoked", "suspended"):
             compromised = child.point if answer.status.reason in COMPROMISE else None
             return _Outcome(whole, "chain", "an authority's certificate is revoked", None, compromised)
-        # An authority's certificate from outside is not in our store; one of ours that is must stand.
-        if stands == "unknown_status" and ours is None:
-            uncertain = f"the status of an authority's certificate is unknown: {answer.detail}"
+        # Of our authorities' own certificates, those that were issued elsewhere are not in our store. Another one that
+        # our key has signed was issued by nobody: it is good for nothing.
+        if stands == "unknown_status" and (ours is None or statuses.hierarchy.of_certificate(child) is None):
+            why = answer.detail or "it was not issued here"
+            uncertain = f"the status of an authority's certificate is unknown: {why}"
     stands = standing(leaf.status, case.at_ms)
     if stands is None and uncertain is not None:
         return _Outcome(whole, "unknown_status", uncertain)

@@ -13,6 +13,7 @@ from core.asn1.x509 import load_certificate
 from core.clock import from_datetime
 from core.errors import QianyanError, Unavailable
 from core.store import authorities, counters
+from core.store.authorities import Authority
 from service.node import Node
 from service.tls import ListenerCertificate
 from signer.engine.sdf.device import DeviceState
@@ -50,6 +51,12 @@ class Report:
         }
 
 
+def ended(authority: Authority, now_ms: int) -> bool:
+    """Whether its certificate has: with it everything of it has, and nobody asks any more."""
+    certificate = authority.certificate
+    return certificate is not None and from_datetime(load_certificate(certificate).not_valid_after_utc) <= now_ms
+
+
 class Health:
     """Runs the checks against an open node."""
 
@@ -66,6 +73,8 @@ class Health:
             ("ocsp_signer", self._ocsp_signer),
             ("crl", self._crl),
         ]
+        if self._node.database.target.settings.require_synchronous:
+            checks.append(("replication", self._replication))
         if self._node.loaded.settings.status_set.enabled:
             checks.append(("status_set", self.status_set))
         if self._node.hsm is not None:
@@ -88,10 +97,22 @@ class Health:
         await self._node.follower.ensure_current()
         return f"feed at {self._node.follower.position}"
 
+    async def _replication(self) -> str:
+        found = await self._node.database.replication()
+        if found is None:
+            return "not a server that is written here"
+        if not found.synchronous:
+            raise Unavailable(
+                "the server waits for no standby, and nothing is written: set its synchronous_standby_names",
+                code="store_not_synchronous",
+            )
+        return f"{found.waited_for} of {found.standbys} standbys are waited for"
+
     async def _clock(self) -> str:
         async with self._node.database.read() as connection:
             counters.check_clock(self._node.clock(), await counters.current(connection, counters.LAST_TIME))
-        return "not behind the store"
+        self._node.responder.now_ms()
+        return "not behind the store, nor a time seen before"
 
     async def _authorities(self) -> str:
         async with self._node.database.read() as connection:
@@ -109,7 +130,7 @@ class Health:
         now_ms = self._node.clock()
         shortest = None
         for authority in known:
-            if authority.ocsp_certificate is None:
+            if authority.ocsp_certificate is None or ended(authority, now_ms):
                 continue
             left_s = (from_datetime(load_certificate(authority.ocsp_certificate).not_valid_after_utc) - now_ms) // 1000
             if left_s <= 0:
@@ -132,6 +153,8 @@ class Health:
     async def _crl(self) -> str:
         left = []
         for scope in await self._node.crl.status():
+            if scope.ended:  # with its issuer: nothing that it is about is valid any more
+                continue
             if scope.next_update_ms is None or scope.next_update_ms <= self._node.clock():
                 raise Unavailable(
                     f"no current CRL for {scope.authority_id}/{scope.partition}: see the log, or qianyan crl build",

@@ -151,6 +151,9 @@ async def open_node(loaded: Loaded, passphrase: bytearray, *, clock: Clock = sys
         def certificate_signer(key_id: str) -> Signer:
             return engine.signer(key_id, KeyPurpose.CERTIFICATE)
 
+        def set_signer(key_id: str) -> Signer:
+            return engine.signer(key_id, KeyPurpose.STATUS_SET)
+
         def ocsp_signer(key_id: str) -> Signer:
             return engine.signer(key_id, KeyPurpose.OCSP)
 
@@ -159,7 +162,9 @@ async def open_node(loaded: Loaded, passphrase: bytearray, *, clock: Clock = sys
 
         shared = await open_shared_cache(loaded, database, follower, clock, registry, stack)
         responder = Responder(
-            database, follower, ocsp_signer, clock, settings.ocsp, StatusMetrics(registry), shared=shared
+            *(database, follower, ocsp_signer, clock, settings.ocsp, StatusMetrics(registry)),
+            shared=shared,
+            refresh_keys=engine.refresh,
         )
         presigner = None
         if shared is not None:
@@ -167,7 +172,7 @@ async def open_node(loaded: Loaded, passphrase: bytearray, *, clock: Clock = sys
                 *(database, follower, responder.issuers, ocsp_batch_signer, shared, clock, settings.ocsp),
                 PresignMetrics(registry),
             )
-        source = StoreStatusSource(database)
+        source = StoreStatusSource(database, follower)
         foreign = ForeignStatus(settings.verification.foreign, clock, registry)
         stack.push_async_callback(foreign.close)
         own_profiles = settings.issuance.profiles
@@ -227,6 +232,8 @@ async def open_node(loaded: Loaded, passphrase: bytearray, *, clock: Clock = sys
                 settings.status_set,
                 index_oid=settings.issuance.status_index_oid,
                 registry=registry,
+                delegate_for=set_signer,
+                refresh_keys=engine.refresh,
             ),
             directory=open_directory(loaded, database, clock, registry),
             crl=CrlService(

@@ -23,7 +23,7 @@ import structlog
 import uvloop
 from aiohttp import web
 
-from core.errors import SettingsError
+from core.errors import QianyanError, SettingsError
 from core.store import heartbeat
 from service import audit_log, maintenance, workers_metrics
 from service.app import Applications, build_applications
@@ -41,6 +41,8 @@ _AFTER_DRAIN_S: Final = 2.0
 #: How long a connection that has sent nothing yet may take to send its request when the service stops.
 _FIRST_REQUEST_S: Final = 1.0
 _LOOK_EVERY_S: Final = 0.01
+#: How long a start waits for the rehearsal.
+_REHEARSAL_S: Final = 3.0
 
 _log = structlog.get_logger("qianyan.server")
 
@@ -153,6 +155,15 @@ async def _listening(
             workers_metrics.socket_path(role.run_directory, role.slot, os.getpid()).unlink(missing_ok=True)
 
 
+async def _rehearse(node: Node) -> None:
+    """The first request for a certificate is to be as quick as others; what keeps it from that is said by health."""
+    try:
+        await node.issuer.rehearse()
+        _log.debug("rehearsed")
+    except QianyanError as error:
+        _log.info("not_rehearsed", code=error.code, detail=error.detail)
+
+
 async def _serve_node(
     node: Node, sockets: Sockets, role: Role, stop: asyncio.Event, announce: Callable[[], None]
 ) -> None:
@@ -182,7 +193,10 @@ async def _serve_node(
         background.add(asyncio.create_task(node.hsm_maintenance.run(stop), name="hsm"))
     background.add(asyncio.create_task(applications.watch.run(stop), name="watch"))
     stopped = asyncio.create_task(stop.wait(), name="stop")
+    rehearsing = asyncio.create_task(_rehearse(node), name="rehearsal") if not responder and sockets.private else None
     try:
+        if rehearsing is not None:  # goes on behind us where another process has the store for longer
+            await asyncio.wait({rehearsing}, timeout=_REHEARSAL_S)
         async with _listening(node.loaded, applications, sockets, drain, role):
             # What was made for the start stays for good: the collector need not walk it again, some 50 ms each time.
             gc.collect()
@@ -198,7 +212,8 @@ async def _serve_node(
             if hot is not None:
                 await hot.close()
         await node.responder.close()
-        await asyncio.gather(stopped, *background, return_exceptions=True)
+        last = [stopped, *background] if rehearsing is None else [stopped, rehearsing, *background]
+        await asyncio.gather(*last, return_exceptions=True)
 
 
 def _stop_with_supervisor(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:

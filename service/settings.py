@@ -132,6 +132,9 @@ class ServerSettings(Settings):
     signing and OCSP do not wait for each other; 0: each worker serves both."""
     max_connections: int = Field(default=10_000, ge=1, le=1_000_000)
     """Connections of each listener and worker; past it those idle longest are closed."""
+    wire_transport: Literal["own", "uvloop"] = "own"
+    """What carries the hot paths' plain TCP: "own" reads and answers in one pass over what is ready; "uvloop" (and
+    always with TLS) goes through the event loop's streams, the same and slower."""
 
 
 class AuditSettings(Settings):
@@ -159,11 +162,22 @@ class RetentionSettings(Settings):
     """The same for all that no class names."""
     audit_store_days: int = Field(default=730, ge=1, le=36_525)
     """How long audit rows stay in the store when an archive has them (`qianyan audit prune`)."""
+    requests: Literal["keep", "archive", "remove"] = "keep"
+    """What becomes of signed requests and their messages when they were kept as long as their class asks: they stay, go
+    to files in `requests_archive`, or are removed for good. Once a day; `qianyan ra retire` does it at once."""
+    requests_archive: str | None = None
+    """Directory for archives of signed requests."""
 
     @model_validator(mode="after")
     def _classes_have_years(self) -> Self:
         if wrong := next((name for name, years in self.classes.items() if not 1 <= years <= 100), None):
             raise ValueError(f"classes: {wrong} has 1 to 100 years")
+        return self
+
+    @model_validator(mode="after")
+    def _archives_have_a_place(self) -> Self:
+        if self.requests == "archive" and self.requests_archive is None:
+            raise ValueError('requests = "archive" needs requests_archive, the directory')
         return self
 
 

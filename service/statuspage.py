@@ -92,7 +92,7 @@ class _Writer:
         notes = [self.note("expired", bad=True)] if left_s < 0 else []
         notes += [self.note("failing", bad=True)] if scope.failures else []
         notes += [self.note("waiting")] if scope.waiting else []
-        bad = " bad" if left_s < 0 or scope.failures else ""
+        bad = " bad" if (left_s < 0 and not scope.ended) or scope.failures else ""
         return f'<li class="card{bad}"><h3>{name}</h3>{self.rows(rows)}{_bar(left_s)}{"".join(notes)}</li>'
 
     def sets(self, look: Look) -> str:

@@ -97,13 +97,17 @@ class Supervisor:
         public, private = slot.sockets.descriptors
         arguments = ["--config", str(self._loaded.file), "--slot", str(slot.number), "--restarts", str(slot.restarts)]
         arguments += ["--sockets", str(public), str(private), "--run-directory", str(self._run_directory)]
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "service", "worker", *arguments),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            pass_fds=[descriptor for descriptor in (public, private) if descriptor >= 0],
-            start_new_session=True,  # a terminal's Ctrl-C is for the supervisor alone
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "service", "worker", *arguments),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                pass_fds=[descriptor for descriptor in (public, private) if descriptor >= 0],
+                start_new_session=True,  # a terminal's Ctrl-C is for the supervisor alone
+            )
+        except OSError as error:  # no memory, process numbers or descriptors now: whoever keeps the slot tries again
+            _log.error("worker_not_started", slot=slot.number, cause=error.strerror)
+            raise WorkerFailed(1) from error
         assert process.stdin is not None
         assert process.stdout is not None
         line = b""
@@ -145,29 +149,34 @@ class Supervisor:
             _log.error("worker_lost", slot=slot.number, pid=process.pid, status=status, restarts=slot.restarts)
             if loop.time() - since > _BACK_OFF_MAX_S:
                 wait_s = _BACK_OFF_FIRST_S
-            while True:
+            while slot.process is process:
                 try:
-                    slot.process = await self._spawn(slot)
+                    await self._hand_over(slot)
                     break
                 except WorkerFailed as error:
                     _log.error("worker_not_replaced", slot=slot.number, status=error.status, retry_in_s=wait_s)
                     await asyncio.sleep(wait_s)
                     wait_s = min(2 * wait_s, _BACK_OFF_MAX_S)
+            assert slot.process is not None
             _log.info("worker_replaced", slot=slot.number, pid=slot.process.pid)
+
+    async def _hand_over(self, slot: _Slot) -> None:
+        """Gives the slot to a new worker once that serves, and ends who has it by then. Raises WorkerFailed."""
+        successor = await self._spawn(slot)
+        before, slot.process = slot.process, successor
+        assert before is not None
+        await self._end(before)
 
     async def _roll_when_asked(self) -> None:
         while True:
             await self._reload.wait()
             self._reload.clear()
             for slot in self._slots:
-                old = slot.process
-                assert old is not None
                 try:
-                    slot.process = await self._spawn(slot)
+                    await self._hand_over(slot)
                 except WorkerFailed as error:
                     _log.error("reload_failed", slot=slot.number, status=error.status)
                     break  # what the old workers have is known to serve
-                await self._end(old)
             else:
                 _log.info("reloaded", workers=len(self._slots))
 

@@ -29,7 +29,7 @@ from core.store.authorities import Authority
 from core.store.database import sqlite_path
 from core.store.schema import audit
 from crl.service import ScopeStatus
-from service.health import Check, Health
+from service.health import Check, Health, ended
 from service.node import Node, until_stopped
 from status.issuers import cert_id_issuers
 from status.request import plain_request
@@ -76,9 +76,10 @@ class Look:
 
     def sample(self) -> Sample:
         """The look in numbers; CRLs by the one that is worst off, a missing one being no number at all."""
-        made = [scope.this_update_ms for scope in self.scopes if scope.this_update_ms is not None]
-        ends = [scope.next_update_ms for scope in self.scopes if scope.next_update_ms is not None]
-        whole = bool(self.scopes) and len(made) == len(ends) == len(self.scopes)
+        scopes = [scope for scope in self.scopes if not scope.ended]
+        made = [scope.this_update_ms for scope in scopes if scope.this_update_ms is not None]
+        ends = [scope.next_update_ms for scope in scopes if scope.next_update_ms is not None]
+        whole = bool(scopes) and len(made) == len(ends) == len(scopes)
         return Sample(
             at_ms=self.at_ms,
             crl_age_s=(self.at_ms - min(made)) / 1000 if whole else None,
@@ -101,6 +102,11 @@ class WatchMetrics:
         self.ocsp_ok = gauge("qianyan_ocsp_probe_ok", "Whether this worker gives a signed answer to its own request")
         self.ocsp_seconds = gauge("qianyan_ocsp_probe_seconds", "How long that answer took")
         self.signer_left = gauge("qianyan_ocsp_signer_seconds_left", "Until the first OCSP signer expires")
+        self.set_signer_left = gauge(
+            "qianyan_status_set_signer_seconds_left",
+            "Until the certificate of an authority's delegated set signer ends",
+            ("authority",),
+        )
         self.authority_left = gauge(
             "qianyan_authority_seconds_left", "Until the authority's certificate expires", ("authority",)
         )
@@ -206,7 +212,7 @@ class Watch:
         slowest = None
         for authority in known:
             request = ocsp_request(authority)
-            if request is None:
+            if request is None or ended(authority, self._node.clock()):
                 continue
             began = time.perf_counter()
             try:
@@ -223,9 +229,13 @@ class Watch:
         def left_s(certificate: bytes) -> float:
             return (from_datetime(load_certificate(certificate).not_valid_after_utc) - now_ms) / 1000
 
-        signers = [left_s(one.ocsp_certificate) for one in known if one.ocsp_certificate is not None]
+        in_force = [one for one in known if not ended(one, now_ms)]
+        signers = [left_s(one.ocsp_certificate) for one in in_force if one.ocsp_certificate is not None]
         self._metrics.signer_left.set(min(signers, default=0.0))
+        self._metrics.set_signer_left.clear()
         for authority in known:
+            if authority.set_certificate is not None:
+                self._metrics.set_signer_left.labels(authority.id).set(left_s(authority.set_certificate))
             if authority.certificate is not None:
                 self._metrics.authority_left.labels(authority.id).set(left_s(authority.certificate))
         self._metrics.clock_behind.set(max(0, last_ms - now_ms) / 1000)

@@ -18,7 +18,6 @@ import structlog
 from core.clock import Clock
 from core.errors import Busy, Malformed, QianyanError, TooLarge, Unavailable
 from core.ports import BatchSigner
-from core.store.counters import CLOCK_TOLERANCE_MS
 from core.store.database import Database
 from core.store.feed import FeedEntry
 from core.store.follow import FeedFollower
@@ -59,7 +58,6 @@ class HotOcsp:
         self._clock = clock
         self._refusal = refusal
         self._settings = settings
-        self._latest_ms = 0
         self._waiting: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         self._lookup = StatusLookup(database, max_waiting=settings.max_waiting, timeout_s=settings.store_timeout_s)
@@ -108,16 +106,9 @@ class HotOcsp:
     def _check(self) -> int:
         """The time in ms, with every committed change delivered; -1 where that cannot be had at once."""
         try:
-            if not self._follower.current():
-                return -1
+            return self._responder.now_ms() if self._follower.current() else -1
         except Unavailable:
             return -1  # asked again by the general way, which says why
-        now_ms = self._clock()
-        if now_ms >= self._latest_ms:
-            self._latest_ms = now_ms
-        elif now_ms + CLOCK_TOLERANCE_MS < self._latest_ms:
-            return -1
-        return now_ms
 
     def _on_feed(self, entry: FeedEntry) -> None:
         self.live.on_feed(entry)
@@ -172,8 +163,13 @@ class HotOcsp:
 
     def _kept(
         self, request: Any, octets: bytes, plain: tuple[bytes, bytes, bytes, bytes | None], answer: OcspAnswer
-    ) -> _answers.Answer:
-        """What the responder has kept; from now on the table has it, too."""
+    ) -> Any:
+        """What the responder has kept; from now on the table has it, too. As `_miss` where a change comes between."""
+        position = self._follower.position
+        current = self.table.current()
+        if self._follower.position != position:  # that look has dropped answers, and perhaps this one
+            self._later(request, octets)
+            return request
         self._responder.metrics.request("ok")
         issuer = None if self.live.issuers is None else self.live.issuers.by_cert_id.get(plain[0])
         if issuer is None:
@@ -181,7 +177,7 @@ class HotOcsp:
                 self.live.learn_soon()
             return self._render(request, answer)
         entry = _entry(answer, (issuer.id, int.from_bytes(plain[2], "big")))
-        if self.table.current():
+        if current:
             self.table.put(octets, entry)
         return self.table.give(request, entry)
 

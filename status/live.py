@@ -90,7 +90,7 @@ class LiveAnswers:
         self.statuses = StatusTable(settings.status_table_bytes)
         self.issuers: Issuers | None = None
         self._changes = 0
-        self._loading: set[Certificate] = set()
+        self._loading: dict[Certificate, object] = {}
         self._times: dict[tuple[OcspSigner, int], tuple[bytes, bytes, bytes]] = {}
         self._certificates: dict[bytes, bytes] = {}
         self._last_ms = 0
@@ -110,7 +110,7 @@ class LiveAnswers:
         if entry.serial is not None and entry.authority_id is not None:
             certificate = entry.authority_id, serial_octets(entry.serial)
             self.statuses.drop(certificate)
-            self._loading.discard(certificate)
+            self._loading.pop(certificate, None)
         elif entry.kind == "authority":
             self._changes += 1
             self.issuers = None
@@ -197,9 +197,10 @@ class LiveAnswers:
     async def _load(self, lacking: list[tuple[Asked, Certificate, OcspSigner]]) -> None:
         """Reads the statuses of one batch and signs it."""
         serials: dict[str, set[bytes]] = {}
+        this = object()  # tells this read from one of the same certificate that began after a change
         for _, (authority_id, serial), _ in lacking:
             serials.setdefault(authority_id, set()).add(serial)
-            self._loading.add((authority_id, serial))
+            self._loading[authority_id, serial] = this
         found: dict[Certificate, WrittenStatus] = {}
         try:
             for authority_id, wanted in serials.items():
@@ -209,18 +210,22 @@ class LiveAnswers:
                 for serial, row in zip(order, rows, strict=True):
                     found[authority_id, serial] = WrittenStatus.of(row)
         except QianyanError as error:
-            for asked, certificate, _ in lacking:
-                self._loading.discard(certificate)
-                self._fill([asked], [self._refuse(error)])
+            self._fill([asked for asked, _, _ in lacking], [self._refuse(error) for _ in lacking])
             return
-        for certificate, status in found.items():
-            if certificate in self._loading:
-                self._loading.discard(certificate)
-                self.statuses.put(certificate, status)
+        finally:
+            self._keep({certificate for _, certificate, _ in lacking}, found, this)
         ready: dict[OcspSigner, _Pairs] = {}
         for asked, certificate, signer in lacking:
             ready.setdefault(signer, []).append((asked, found[certificate]))
         self._sign_groups(ready)
+
+    def _keep(self, certificates: set[Certificate], found: dict[Certificate, WrittenStatus], read: object) -> None:
+        """Keeps what a read has found of certificates that nothing was said of since it began."""
+        for certificate in certificates:
+            if self._loading.get(certificate) is read:
+                del self._loading[certificate]
+                if certificate in found:
+                    self.statuses.put(certificate, found[certificate])
 
     def _sign_groups(self, groups: dict[OcspSigner, _Pairs]) -> None:
         for signer, pairs in groups.items():
@@ -233,6 +238,9 @@ class LiveAnswers:
             try:
                 key = self._key(signer)
                 raw = key.sign_now(data)
+            except NotFound:  # committed a moment ago, perhaps: the general way looks again
+                self._elsewhere([asked for asked, _ in pairs])
+                continue
             except QianyanError as error:
                 self._fail(pairs, error)
                 continue

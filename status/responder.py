@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -46,7 +46,10 @@ _Certificate = tuple[str, int]
 
 
 class Responder:
-    """The OCSP responder of one process. `close()` waits for the answers under way."""
+    """The OCSP responder of one process. `close()` waits for the answers under way.
+
+    refresh_keys: returns with every committed key known to `signer_for`, or raises Unavailable.
+    """
 
     def __init__(
         self,
@@ -57,11 +60,13 @@ class Responder:
         settings: OcspSettings,
         metrics: StatusMetrics | None = None,
         shared: RedisCache | None = None,
+        refresh_keys: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.settings = settings
         self.metrics = metrics or StatusMetrics()
         self._follower = follower
         self._signer_for = signer_for
+        self._refresh_keys = refresh_keys
         self._clock = clock
         self._cache = AnswerCache(settings.cache_bytes)
         self._issuers = IssuerTable(database, settings.responder_id)
@@ -126,7 +131,7 @@ class Responder:
 
     # ---- what is kept
 
-    def _now(self) -> int:
+    def now_ms(self) -> int:
         """The time. Raises Unavailable (code "clock_behind") where it stands behind one seen before (rule 8)."""
         now_ms = self._clock()
         if now_ms >= self._latest_ms:
@@ -139,7 +144,7 @@ class Responder:
         answer = self._cache.get(key)
         if answer is None:
             return None
-        now_ms = self._now()
+        now_ms = self.now_ms()
         if not answer.this_update_ms <= now_ms < answer.refresh_ms:
             return None
         if now_ms >= answer.early_ms and key not in self._renewing:
@@ -251,7 +256,7 @@ class Responder:
         digest = signer_digest(signer, self.settings)
         question = Question(issuer.id, cert_id.serial, cert_id.raw, signer.key_id, digest)
         found = await shared.find(question)
-        if found is not None and self._now() < found.early_ms:
+        if found is not None and self.now_ms() < found.early_ms:
             return found
         standing = shared.standing()  # before the store is read: what it says is at least as new
         made = await self._make(issuer, asked)
@@ -262,9 +267,9 @@ class Responder:
     async def _make(self, issuer: Issuer, asked: OcspRequest) -> OcspAnswer:
         """A new answer: asks the store, signs what it says."""
         assert issuer.signer is not None
-        now_ms = self._now()
+        now_ms = self.now_ms()
         statuses, last_ms = await self._lookup.find(issuer.id, [cert_id.serial for cert_id in asked.cert_ids])
-        check_clock(self._now(), last_ms)
+        check_clock(self.now_ms(), last_ms)
         pairs = [(cert_id.raw, status) for cert_id, status in zip(asked.cert_ids, statuses, strict=True)]
         composed = compose(self.settings, issuer.signer, pairs, now_ms, asked.nonce)
         signature = await self._sign(issuer.signer, composed.tbs)
@@ -280,7 +285,7 @@ class Responder:
     async def _sign(self, signer: OcspSigner, tbs: bytes) -> bytes:
         """The signature over `tbs`; a key that may come back is Unavailable, one that cannot is Refused."""
         try:
-            key = self._signer_for(signer.key_id)
+            key = await self._key(signer)
             if key.public_key != signer.public_key:
                 raise Refused("the OCSP signing key is not its certificate's", code="ocsp_key_mismatch")
             return await key.sign(tbs)
@@ -290,3 +295,13 @@ class Responder:
             if error.code == "key_frozen":
                 raise Unavailable("the OCSP signing key is frozen", code="key_frozen", retry_after_s=60) from error
             raise
+
+    async def _key(self, signer: OcspSigner) -> Signer:
+        """The signer's key: a new authority's may have been committed a moment ago, and not be opened here yet."""
+        try:
+            return self._signer_for(signer.key_id)
+        except NotFound:
+            if self._refresh_keys is None:
+                raise
+            await self._refresh_keys()
+            return self._signer_for(signer.key_id)

@@ -2,7 +2,8 @@
 behind OCSP.
 
 Owns no state that outlives a read. Knows the store; not ASN.1, HTTP or signing. Every answer comes from a snapshot
-taken after it was asked for, so it is never older than the last commit before the question.
+taken after it was asked for, so it is never older than the last commit before the question; on a replica, not by more
+than a replica may lag.
 """
 
 from __future__ import annotations
@@ -14,16 +15,20 @@ from core.errors import Busy, Unavailable
 from core.model import CertificateStatus
 from core.store import certificates, counters
 from core.store.database import Database
+from core.store.follow import FeedFollower
 
 
 class StoreStatusSource:
-    """`core.ports.StatusSource` over the store."""
+    """`core.ports.StatusSource` over the store. follower: says when a store that is a replica is too old."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, follower: FeedFollower | None = None) -> None:
         self._database = database
+        self._follower = follower
 
     async def statuses(self, authority_id: str, serials: Sequence[int]) -> list[CertificateStatus]:
-        """One status per serial, in order. Raises Unavailable where the store cannot be asked."""
+        """One status per serial, in order. Raises Unavailable where the store cannot be asked, or is too old."""
+        if self._follower is not None and not self._follower.current():
+            await self._follower.ensure_current()
         async with self._database.read() as connection:
             return await certificates.statuses(connection, authority_id, serials)
 

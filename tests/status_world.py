@@ -26,11 +26,12 @@ from core.errors import QianyanError
 from core.model import KeyPurpose, KeyState, RevocationReason
 from core.ports import Signer
 from core.store import authorities, certificates, keys
-from core.store.database import Database, create_database
+from core.store.database import Database
 from core.store.follow import FeedFollower
 from signer._native import sm2
 from status.responder import Responder
 from status.settings import OcspSettings
+from tests.store_world import create_store
 
 YEAR_MS = 365 * 86_400_000
 HASH_OIDS = {
@@ -295,7 +296,7 @@ class World:
 @asynccontextmanager
 async def open_world(directory: Path, settings: OcspSettings | None = None) -> AsyncIterator[World]:
     """A world on a new store in `directory`, with the authority `issuing`."""
-    database = await create_database(f"sqlite+aiosqlite:///{directory / 'store.sqlite3'}")
+    database = await create_store(f"sqlite+aiosqlite:///{directory / 'store.sqlite3'}")
     follower = await FeedFollower.start(database)
     world = World(database, follower, settings or OcspSettings())
     try:

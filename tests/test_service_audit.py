@@ -19,7 +19,7 @@ PATIENCE_S = 60
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service that makes a checkpoint every second, and has a withdrawn token on record."""
-    installation = Installation(tmp_path_factory.mktemp("audit") / "q").init()
+    installation = Installation(tmp_path_factory.mktemp("audit") / "q").made()
     installation.set("audit", "checkpoint_interval_s = 1")
     with Service(installation) as service:
         yield service
@@ -109,7 +109,7 @@ def test_an_archive_is_checked_and_searched_without_the_store(running: Service, 
 
 
 def test_a_record_changed_behind_the_services_back_shows(tmp_path: Path) -> None:
-    installation = Installation(tmp_path / "q").init()
+    installation = Installation(tmp_path / "q").made()
     made = installation.run("audit", "checkpoint", "--out", tmp_path / "kept", "--json")
     assert made.status == 0, made.stderr
     with sqlite3.connect(installation.directory / "store.sqlite3") as store:

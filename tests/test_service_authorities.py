@@ -72,7 +72,7 @@ def test_a_request_can_be_written_again(tmp_path: Path, bouncycastle: BouncyCast
 
 
 def test_the_ocsp_signer_is_renewed_under_a_running_service(tmp_path: Path, bouncycastle: BouncyCastle) -> None:
-    installation = Installation(tmp_path / "var").init()
+    installation = Installation(tmp_path / "var").made()
     with Service(installation) as service:
         issued = service.issue(csr_for(bouncycastle, "甲"))
         request = openssl.make_ocsp_request(issued.chain[0], issued.certificates["sign"], nonce=False)
@@ -88,7 +88,7 @@ def test_the_ocsp_signer_is_renewed_under_a_running_service(tmp_path: Path, boun
 
 def test_an_ocsp_signer_about_to_end_is_renewed_at_the_start(tmp_path: Path, bouncycastle: BouncyCastle) -> None:
     """A service that finds its OCSP signer with less than 30 days to go gets it a new certificate by itself."""
-    installation = Installation(tmp_path / "var").init()
+    installation = Installation(tmp_path / "var").made()
     store = installation.directory / "store.sqlite3"
     key = next(k for k in installation.run("key", "list", "--json").json if k["id"] == "ocsp-issuing")
     keystore = KeyStore(

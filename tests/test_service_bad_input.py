@@ -130,6 +130,8 @@ def test_paths_and_methods(service: Service) -> None:
     problem(service.request("DELETE", service.public + "/ocsp"), 405, "method_not_allowed")
     problem(service.get("/crl/issuing/99.crl"), 404, "crl_unknown")
     assert service.get("/ca/nobody.cer").status == 404
+    problem(service.get("/ca/a%00b.cer"), 400, "path")
+    problem(service.call("GET", "/v1/audit?subject=%00"), 400, "path")
 
 
 def test_a_body_past_the_limit(service: Service) -> None:

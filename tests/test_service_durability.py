@@ -80,7 +80,7 @@ def audit_is_whole(installation: Installation) -> None:
 
 @pytest.mark.parametrize("after_ms", [30, 180])
 def test_kill_9_loses_nothing_that_was_answered(after_ms: int, tmp_path: Path) -> None:
-    installation = Installation(tmp_path / "var").init()
+    installation = Installation(tmp_path / "var").made()
     service = Service(installation)
     service.start()
     with requesters(service, 3) as threads:
@@ -111,7 +111,7 @@ def test_kill_9_loses_nothing_that_was_answered(after_ms: int, tmp_path: Path) -
 
 
 def test_kill_9_loses_no_revocation(tmp_path: Path, bouncycastle: BouncyCastle) -> None:
-    installation = Installation(tmp_path / "var").init()
+    installation = Installation(tmp_path / "var").made()
     service = Service(installation)
     service.start()
     issued = service.issue(new_request("one"))
@@ -145,7 +145,8 @@ def accepted(installation: Installation, body: bytes) -> socket.socket:
 
 
 def test_a_graceful_stop_answers_what_was_accepted(tmp_path: Path) -> None:
-    installation = Installation(tmp_path / "var").init()
+    installation = Installation(tmp_path / "var").made()
+    installation.set("server", "stop_timeout_s = 600")  # longer than a test waits: nothing idle may use it up
     service = Service(installation)
     service.start()
     requests = [
@@ -170,9 +171,7 @@ def test_a_graceful_stop_answers_what_was_accepted(tmp_path: Path) -> None:
         assert answer.status == 201
         assert len(json.loads(answer.read())["certificates"]) == 2
         connection.close()
-    began = time.monotonic()
-    assert service.stop() == 0
-    assert time.monotonic() - began < 10, "an idle connection held the stop up"
+    assert service.stop() == 0, "an idle connection held the stop up"
 
 
 def sign(service: Service) -> Answer:
@@ -181,7 +180,7 @@ def sign(service: Service) -> Answer:
 
 
 def test_keys_obey_from_the_commit_on(tmp_path: Path) -> None:
-    installation = Installation(tmp_path / "var").init()
+    installation = Installation(tmp_path / "var").made()
     with Service(installation) as service:
         assert sign(service).status == 200
         assert installation.run("key", "freeze", "demo").status == 0
@@ -205,7 +204,7 @@ def test_keys_obey_from_the_commit_on(tmp_path: Path) -> None:
 
 
 def test_a_changed_audit_row_shows(tmp_path: Path) -> None:
-    installation = Installation(tmp_path / "var").init()
+    installation = Installation(tmp_path / "var").made()
     audit_is_whole(installation)
     with sqlite3.connect(installation.directory / "store.sqlite3") as connection:
         connection.execute("UPDATE audit SET actor = 'cli:nobody' WHERE seq = 2")
@@ -216,7 +215,7 @@ def test_a_changed_audit_row_shows(tmp_path: Path) -> None:
 
 def test_a_stopped_clock_stops_signing_certificates(tmp_path: Path) -> None:
     """The store's last time moved ahead under a running service is a clock that went back."""
-    installation = Installation(tmp_path / "var").init()
+    installation = Installation(tmp_path / "var").made()
     with Service(installation) as service:
         ahead_ms = (int(time.time()) + 600) * 1000
         with sqlite3.connect(installation.directory / "store.sqlite3") as connection:

@@ -11,7 +11,7 @@ from tests.running import Installation, Service
 
 
 def test_a_key_in_devices_signs_and_survives_the_loss_of_one(tmp_path: Path) -> None:
-    installation = Installation(tmp_path / "var").init()
+    installation = Installation(tmp_path / "var").made()
     key = sm2.PrivateKey.generate()
     devices = make_devices(tmp_path, 2, key)
     tables = "\n".join(

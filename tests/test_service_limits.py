@@ -36,7 +36,7 @@ class TwoWorkers(Service):
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Two workers."""
-    installation = Installation(tmp_path_factory.mktemp("limits") / "var").init()
+    installation = Installation(tmp_path_factory.mktemp("limits") / "var").made()
     for line in ("record_interval_s = 1", "wrong_credentials_per_minute = 1", "wrong_credentials_burst = 5"):
         installation.set("private", line)
     with TwoWorkers(installation) as running:
@@ -219,7 +219,7 @@ def test_a_rate_holds_over_all_workers_and_changes_at_once(service: Service) -> 
 
 
 def test_a_quota_outlives_a_restart(tmp_path: Path) -> None:
-    installation = Installation(tmp_path / "var").init()
+    installation = Installation(tmp_path / "var").made()
     token = bearer(make_token(installation, "daily", "--signatures-per-day", "1000"))
     with Service(installation) as service:
         assert Connection(service).sign(**token).status == 200

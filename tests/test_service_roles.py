@@ -20,7 +20,7 @@ class TwoWorkers(Service):
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One worker for each listener."""
-    installation = Installation(tmp_path_factory.mktemp("roles") / "var").init()
+    installation = Installation(tmp_path_factory.mktemp("roles") / "var").made()
     installation.set("server", "private_workers = 1")
     with TwoWorkers(installation) as running:
         yield running

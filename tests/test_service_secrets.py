@@ -35,7 +35,7 @@ def forms(secret: str) -> set[str]:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Service:
     """One that logs all that it can."""
-    installation = Installation(tmp_path_factory.mktemp("secrets") / "var").init()
+    installation = Installation(tmp_path_factory.mktemp("secrets") / "var").made()
     installation.set("log", 'level = "debug"')
     installation.set("log", "requests = true")
     installation.set("private", 'certificate_header = "X-Client-Certificate"')

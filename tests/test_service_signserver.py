@@ -19,7 +19,7 @@ from tests.running import Installation, Service
 def signer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, str, bytes]]:
     """A service whose key `demo` has a certificate of its own, index 7 and a code: (service, code, certificate)."""
     directory = tmp_path_factory.mktemp("signserver")
-    installation = Installation(directory / "var").init()
+    installation = Installation(directory / "var").made()
     made = installation.run("key", "request", "demo", "--cn", "签名服务", "--out", directory / "demo.csr")
     assert made.status == 0, made.stderr
     issued = installation.run(

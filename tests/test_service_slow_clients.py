@@ -27,7 +27,7 @@ MAX_CONNECTIONS = 12
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One process with little patience."""
-    installation = Installation(tmp_path_factory.mktemp("slow") / "var").init()
+    installation = Installation(tmp_path_factory.mktemp("slow") / "var").made()
     for line in ("header_timeout_s = 1", "keepalive_timeout_s = 3600", f"max_connections = {MAX_CONNECTIONS}"):
         installation.set("server", line)
     with Service(installation) as running:
@@ -201,7 +201,7 @@ def test_none_gives_way_to_one_more_while_it_works(service: Service) -> None:
 
 
 def test_a_tls_handshake_that_does_not_come(tmp_path: Path) -> None:
-    installation = Installation(tmp_path / "var", tls="on").init()
+    installation = Installation(tmp_path / "var", tls="on").made()
     installation.set("server", "header_timeout_s = 1")
     with Service(installation) as service:
         with connect(service.private) as one:

@@ -23,7 +23,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Installation:
 @pytest.fixture
 def own(tmp_path: Path) -> Installation:
     """One for a test that changes it."""
-    return Installation(tmp_path / "var").init()
+    return Installation(tmp_path / "var").made()
 
 
 def refused(ran: Ran, *words: str) -> None:
@@ -36,8 +36,8 @@ def refused(ran: Ran, *words: str) -> None:
 
 
 def test_version_and_help() -> None:
-    assert re.fullmatch(r"qianyan \d+\.\d+\.\d+\n", qianyan("--version").stdout)
-    listing = qianyan("--help").stdout
+    assert re.fullmatch(r"qianyan \d+\.\d+\.\d+\n", qianyan("--version", cold=True).stdout)
+    listing = qianyan("--help", cold=True).stdout
     for command in ("init", "serve", "issue", "revoke", "status", "key", "crl", "ca", "audit", "config", "token"):
         assert command in listing
 

@@ -57,7 +57,7 @@ class Trusting(Service):
 
 
 def test_a_new_certificate_is_taken_without_a_lost_request(tmp_path: Path) -> None:
-    installation = Installation(tmp_path / "var", tls="on").init()
+    installation = Installation(tmp_path / "var", tls="on").made()
     ended = threading.Event()
     statuses: list[int] = []
     failures: list[Exception] = []
@@ -101,7 +101,7 @@ def test_a_new_certificate_is_taken_without_a_lost_request(tmp_path: Path) -> No
 
 
 def test_one_that_has_ended_is_not_ready(tmp_path: Path) -> None:
-    installation = Installation(tmp_path / "var", tls="on").init()
+    installation = Installation(tmp_path / "var", tls="on").made()
     replace_certificate(installation.directory, timedelta(seconds=-60))
     with Service(installation) as service:
         answer = service.get("/readyz")

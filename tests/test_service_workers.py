@@ -6,6 +6,7 @@ import base64
 import http.client
 import os
 import re
+import resource
 import signal
 import socket
 import threading
@@ -38,10 +39,17 @@ class Workers(Service):
         return {worker: float(v) for worker, v in re.findall(rf'^{name}{{worker="(\d+)"}} (\S+)$', text, re.MULTILINE)}
 
 
+@pytest.fixture(scope="module")
+def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
+    """Two workers that tests use together and leave as they were."""
+    with Workers(Installation(tmp_path_factory.mktemp("workers") / "var").made()) as running:
+        yield running
+
+
 @pytest.fixture
 def workers(tmp_path: Path) -> Iterator[Workers]:
     """Two workers of an installation of the test's own."""
-    with Workers(Installation(tmp_path / "var").init()) as running:
+    with Workers(Installation(tmp_path / "var").made()) as running:
         yield running
 
 
@@ -77,7 +85,8 @@ class Caller(threading.Thread):
                 self.failures.append(error)
 
 
-def test_every_worker_answers_and_one_scrape_tells_of_all(workers: Workers) -> None:
+def test_every_worker_answers_and_one_scrape_tells_of_all(standing: Workers) -> None:
+    workers = standing
     assert len(workers.pids()) == WORKERS
     for _ in range(40):
         assert sign(workers) == 200
@@ -88,7 +97,8 @@ def test_every_worker_answers_and_one_scrape_tells_of_all(workers: Workers) -> N
     assert workers.metric("qianyan_worker_up") == {"0": 1.0, "1": 1.0}
 
 
-def test_a_revocation_is_seen_by_every_worker(workers: Workers, bouncycastle: BouncyCastle) -> None:
+def test_a_revocation_is_seen_by_every_worker(standing: Workers, bouncycastle: BouncyCastle) -> None:
+    workers = standing
     issued = workers.issue(bouncycastle.make_csr("C=CN,O=单位,CN=甲").der)
     request = openssl.make_ocsp_request(issued.chain[0], issued.certificates["sign"], nonce=False)
     serial = int(issued.serials["sign"], 16)
@@ -103,8 +113,14 @@ def test_a_revocation_is_seen_by_every_worker(workers: Workers, bouncycastle: Bo
 
 
 def test_a_worker_that_is_killed_is_replaced(workers: Workers) -> None:
+    """Though none can be started at first: the supervisor has no descriptors left."""
     before = workers.pids()
+    supervisor = workers.process.pid
+    usual = resource.prlimit(supervisor, resource.RLIMIT_NOFILE)
+    resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (1, usual[1]))
     os.kill(before[1], signal.SIGKILL)
+    until(lambda: any("worker_not_replaced" in line for line in workers.log), "it was not said")
+    resource.prlimit(supervisor, resource.RLIMIT_NOFILE, usual)
     until(lambda: len(workers.pids()) == WORKERS and before[1] not in workers.pids(), "it was not replaced")
     # New connections to its place waited in the kernel meanwhile: none is refused.
     for _ in range(20):
@@ -130,6 +146,19 @@ def test_a_reload_drops_no_request(workers: Workers) -> None:
     assert before.isdisjoint(workers.pids())
     assert sign(workers) == 200
     assert any('"event": "request"' in line for line in workers.log), "the new settings are not in force"
+
+
+def test_a_worker_lost_while_its_successor_starts_leaves_one_in_its_place(workers: Workers) -> None:
+    before = workers.pids()
+    workers.process.send_signal(signal.SIGHUP)
+    until(lambda: len(workers.pids()) > WORKERS, "no successor starts")
+    os.kill(before[0], signal.SIGKILL)
+    until(lambda: any('"reloaded"' in line for line in workers.log), "it did not reload")
+    until(lambda: any('"worker_replaced"' in line for line in workers.log), "the lost one was not replaced")
+    until(lambda: len(workers.pids()) <= WORKERS, "two workers are left in one place")
+    for _ in range(10):
+        assert sign(workers) == 200
+    assert len(workers.pids()) == WORKERS
 
 
 def test_a_reload_with_a_broken_setting_keeps_the_old_workers(workers: Workers) -> None:
@@ -166,8 +195,9 @@ def test_a_stop_ends_all(workers: Workers) -> None:
         socket.create_connection(("127.0.0.1", workers.installation.private_port), timeout=5)
 
 
-def test_a_port_that_other_workers_have_is_not_shared(workers: Workers) -> None:
+def test_a_port_that_other_workers_have_is_not_shared(standing: Workers) -> None:
     """SO_REUSEPORT alone would let a second service take half of the first one's connections."""
+    workers = standing
     for more in (("--workers", "2"), ()):
         ran = workers.installation.run("serve", *more)
         assert ran.status == 1
@@ -175,7 +205,7 @@ def test_a_port_that_other_workers_have_is_not_shared(workers: Workers) -> None:
 
 
 def test_a_wrong_passphrase_is_said_once_by_the_worker(tmp_path: Path) -> None:
-    installation = Installation(tmp_path / "var").init()
+    installation = Installation(tmp_path / "var").made()
     (installation.directory / "passphrase").write_text("wrong\n")
     ran = installation.run("serve", "--workers", "2")
     assert ran.status == 1

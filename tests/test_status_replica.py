@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from signer._native import sm2
 from tests.issuance_support import Request
 from tests.judges import openssl
 from tests.judges.bouncycastle import BouncyCastle
@@ -107,8 +108,15 @@ def test_it_answers_for_status_and_nothing_else(both: Both, bouncycastle: Bouncy
 
 def test_without_the_primary_it_says_so(both: Both, bouncycastle: BouncyCastle) -> None:
     """Comes last: the primary is killed."""
-    good, revoked = (both.writing.issue(bouncycastle.make_csr(SUBJECT).der) for _ in range(2))
+    holder = Request()
+    good, revoked = (both.writing.issue(csr) for csr in (holder.encode(), bouncycastle.make_csr(SUBJECT).der))
     until(lambda: status(bouncycastle, both.responder, revoked) == "good", "it is not there yet")
+    item = {
+        "certificate": base64.b64encode(good.certificates["sign"]).decode(),
+        "data": base64.b64encode(b"data").decode(),
+        "signature": base64.b64encode(sm2.signature_to_der(holder.key.sign(b"data"))).decode(),
+    }
+    assert both.responder.post("/v1/verify", {"items": [item]}).json["results"][0]["valid"]
     both.writing.call("POST", f"/v1/certificates/{revoked.serials['sign']}/revoke", {"reason": "superseded"})
     until(lambda: status(bouncycastle, both.responder, revoked) == "revoked", "the responder does not say revoked")
     both.server.kill()
@@ -121,3 +129,5 @@ def test_without_the_primary_it_says_so(both: Both, bouncycastle: BouncyCastle) 
     until(silent, "it goes on without its primary")
     assert seen <= {"revoked", "try later"}
     assert status(bouncycastle, both.responder, revoked) == "try later"
+    told = both.responder.post("/v1/verify", {"items": [item]})
+    assert told.status == 503, "what may have been revoked since is not called valid"

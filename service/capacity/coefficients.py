@@ -48,6 +48,10 @@ class Coefficients:
     ocsp_store_s: float
     verify_per_core_s: float
     hsm_share: float
+    commits_per_s: float
+    pairs_per_commit: float
+    issue_core_s: float
+    issue_store_s: float
     store_bytes_per_certificate: float
     store_bytes_per_revocation: float
     crl_entry_bytes: float

@@ -24,8 +24,13 @@ def limits(demand: Demand, plant: Plant, plan: Plan, known: Coefficients) -> lis
         Limit("cores of one node", plan.cores / node, "more nodes behind the load balancer; they keep no state"),
         Limit(
             "commits of one primary store",
-            (plan.pairs_per_s / plant.pairs_per_commit) / plant.commits_per_s,
+            plan.pairs_per_s / known.pairs_per_commit / (plant.commits_per_s or known.commits_per_s),
             "several issuing authorities, each with a store of its own",
+        ),
+        Limit(
+            "cores of one primary store, for issuing",
+            plan.pairs_per_s * known.issue_store_s / node,
+            "a larger machine for PostgreSQL; several issuing authorities, each with a store of its own",
         ),
         Limit(
             "disk of one store",

@@ -25,8 +25,9 @@ class Demand:
     their end. retention_years: kept after the end. issue_peak: the busiest second over the mean of a year's working
     time; use_peak: over that of a working day. uses_per_day: how often a holder's certificates are relied on in a
     working day; online: share of those that ask OCSP; nonce: share of these that ask with a nonce; hits: share of the
-    others whose answer is in memory. app_signs: signatures for applications, for each holder and working day. relying:
-    systems that fetch every CRL (`crl_fetches` times a day) and the status set (`set_fetches` times).
+    others whose answer is in memory. app_signs, app_verifies: signatures made and verified for applications, for each
+    holder and working day. relying: systems that fetch every CRL (`crl_fetches` times a day) and the status set
+    (`set_fetches` times).
     """
 
     holders: int
@@ -40,6 +41,7 @@ class Demand:
     nonce: float = 0.2
     hits: float = 0.9
     app_signs: float = 1.0
+    app_verifies: float = 1.0
     relying: int = 200
     crl_fetches: float = 24.0
     set_fetches: float = 96.0
@@ -49,17 +51,16 @@ class Demand:
 class Plant:
     """What it is asked of. A node has `cores`, of which `headroom` stays free at the peak; `spare` nodes may be lost.
 
-    hsm_per_s: the rate of all devices together; 0: keys in software. The others say what one of something carries:
-    commits of a primary store, octets of a store's disk and of a Redis, octets a second of a node's network and of the
-    line to relying parties, of one CRL as a client can take it, seconds between CRLs of a partition.
+    hsm_per_s: the rate of all devices together; 0: keys in software. commits_per_s: of a primary store; 0: as measured.
+    The others say what one of something carries: octets of a store's disk and of a Redis, octets a second of a node's
+    network, octets of one CRL as a client can take it, seconds between CRLs of a partition.
     """
 
     cores: int = 8
     headroom: float = 0.4
     spare: int = 1
     hsm_per_s: float = 0.0
-    commits_per_s: float = 500.0
-    pairs_per_commit: float = 16.0
+    commits_per_s: float = 0.0
     store_bytes: float = 2e12
     redis_bytes: float = 16e9
     network_bytes_s: float = 125e6
@@ -76,6 +77,7 @@ class Plan:
     ocsp_per_s: float
     ocsp_signed_per_s: float
     app_signs_per_s: float
+    app_verifies_per_s: float
     signatures_per_s: float
     live_certificates: int
     listed: int
@@ -92,6 +94,7 @@ class Plan:
     cores: float
     nodes: int
     utilisation: float
+    node_memory_bytes: float
 
 
 def entropy_bits(total: int, chosen: int) -> float:
@@ -128,7 +131,7 @@ def make_plan(demand: Demand, plant: Plant, known: Coefficients) -> Plan:
     list_bytes_s = (
         demand.relying / DAY_S * (demand.crl_fetches * listed * known.crl_entry_bytes + demand.set_fetches * set_bytes)
     )
-    cores = _cores(demand, plant, known, ocsp_s, signed_s, app_s)
+    cores = _cores(demand, plant, known, ocsp_s=ocsp_s, daily=daily, pairs_s=pairs_s)
     usable = plant.cores * (1 - plant.headroom)
     working = max(1, math.ceil(cores / usable))
     return Plan(
@@ -137,6 +140,7 @@ def make_plan(demand: Demand, plant: Plant, known: Coefficients) -> Plan:
         ocsp_per_s=ocsp_s,
         ocsp_signed_per_s=signed_s,
         app_signs_per_s=app_s,
+        app_verifies_per_s=daily * demand.app_verifies,
         signatures_per_s=pairs_s * demand.certificates + signed_s + app_s,
         live_certificates=certificates,
         listed=listed,
@@ -153,16 +157,19 @@ def make_plan(demand: Demand, plant: Plant, known: Coefficients) -> Plan:
         cores=cores,
         nodes=working + plant.spare,
         utilisation=cores / ((working + plant.spare) * plant.cores),
+        node_memory_bytes=plant.cores * known.worker_memory_bytes,
     )
 
 
-def _cores(demand: Demand, plant: Plant, known: Coefficients, ocsp_s: float, signed_s: float, app_s: float) -> float:
-    """Cores that are busy at the peak: OCSP from memory and signed, the share of it that reads the store, signing."""
+def _cores(demand: Demand, plant: Plant, known: Coefficients, *, ocsp_s: float, daily: float, pairs_s: float) -> float:
+    """Cores of nodes that are busy at the peak: OCSP from memory, signed, and from the store; signing and verifying for
+    applications; issuing; building CRLs. The store's own are not among them."""
     misses = ocsp_s * (1 - demand.nonce) * (1 - demand.hits)
     cached = ocsp_s * (1 - demand.nonce) * demand.hits
     total = cached / known.ocsp_cached_per_core_s + misses * known.ocsp_store_s
     total += ocsp_s * demand.nonce / known.ocsp_signed_per_core_s
-    total += app_s / known.sign_per_core_s
+    total += daily * demand.app_signs / known.sign_per_core_s + daily * demand.app_verifies / known.verify_per_core_s
+    total += pairs_s * known.issue_core_s
     listed = demand.holders * demand.certificates * demand.revoked
     return total + listed * known.crl_entry_build_s / plant.crl_period_s
 
@@ -177,21 +184,18 @@ def check(demand: Demand, plant: Plant) -> None:
             raise ValueError(f"{name} must be 1 or more")
     if demand.holders > 10**10 or not 0 <= demand.retention_years <= 100:
         raise ValueError("holders: at most 10,000,000,000; retention: at most 100 years")
-    for name in ("uses_per_day", "app_signs", "relying", "crl_fetches", "set_fetches"):
+    for name in ("uses_per_day", "app_signs", "app_verifies", "relying", "crl_fetches", "set_fetches"):
         if not 0 <= getattr(demand, name) < math.inf:
             raise ValueError(f"{name} must not be negative")
-    if not 0 <= plant.headroom < 1 or plant.cores < 1 or plant.spare < 0 or plant.hsm_per_s < 0:
+    if (
+        not 0 <= plant.headroom < 1
+        or plant.cores < 1
+        or plant.spare < 0
+        or min(plant.hsm_per_s, plant.commits_per_s) < 0
+    ):
         raise ValueError(
             "a node has a core or more and headroom from 0 to below 1; spare nodes and rates are not negative"
         )
-    for name in (
-        "commits_per_s",
-        "pairs_per_commit",
-        "store_bytes",
-        "redis_bytes",
-        "network_bytes_s",
-        "crl_bytes",
-        "crl_period_s",
-    ):
+    for name in ("store_bytes", "redis_bytes", "network_bytes_s", "crl_bytes", "crl_period_s"):
         if not getattr(plant, name) > 0:
             raise ValueError(f"{name} must be more than 0")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from service.capacity.coefficients import Coefficients
+from service.capacity.coefficients import Coefficient, Coefficients
 from service.capacity.limits import Limit, limits
 from service.capacity.model import Demand, Plan, Plant, make_plan
 
@@ -35,6 +35,7 @@ def rows(plan: Plan) -> list[tuple[str, str]]:
         ("OCSP answers, at the peak", rate(plan.ocsp_per_s)),
         ("of these signed for the request", rate(plan.ocsp_signed_per_s)),
         ("application signatures, at the peak", rate(plan.app_signs_per_s)),
+        ("verified for applications, at the peak", rate(plan.app_verifies_per_s)),
         ("signatures in all, at the peak", rate(plan.signatures_per_s)),
         ("certificates in force", f"{plan.live_certificates:,}"),
         ("revoked among them", f"{plan.listed:,}"),
@@ -50,6 +51,7 @@ def rows(plan: Plan) -> list[tuple[str, str]]:
         ("cores that are busy at the peak", f"{plan.cores:,.2f}"),
         ("nodes, spare ones among them", f"{plan.nodes:,}"),
         ("of their cores in use at the peak", f"{plan.utilisation:.1%}"),
+        ("memory of the workers of a node", size(plan.node_memory_bytes)),
     ]
 
 
@@ -83,4 +85,21 @@ def table(demand: Demand, plant: Plant, known: Coefficients) -> str:
         lines.append(f"| {name} | " + " | ".join(cells_of) + f" | {found[-1][name].then} |")
     first = [max(limits_of.values(), key=lambda limit: limit.use).name for limits_of in found]
     lines.append("| breaks first | " + " | ".join(first) + " | |")
+    return "\n".join(lines)
+
+
+def value(coefficient: Coefficient) -> str:
+    """With its unit, as "124,700 /s"."""
+    digits = f"{coefficient.value:,.0f}" if coefficient.value >= 100_000 else f"{coefficient.value:,.6g}"
+    if coefficient.value < 1:
+        digits = f"{coefficient.value:.4g}"
+    return f"{digits} {'/s' if coefficient.unit == '1/s' else coefficient.unit}".removesuffix(" 1")
+
+
+def sources(known: Mapping[str, Coefficient]) -> str:
+    """The coefficients with the runs that they come from, in Markdown."""
+    lines = ["| coefficient | value | what it is | run |", "| --- | --- | --- | --- |"]
+    for name, one in known.items():
+        run = f"`{one.source.command}`; {one.source.machine}; {one.source.date}"
+        lines.append(f"| `{name}` | {value(one)} | {one.meaning} | {run} |")
     return "\n".join(lines)

@@ -21,7 +21,7 @@ TEST_PACKAGES  := openssl default-jdk-headless libbcprov-java libbcpkix-java lib
   chromium prometheus haproxy docker-compose systemd
 LOAD_PACKAGES  := postgresql redis-server slapd ldap-utils
 
-.PHONY: help run test lint bench dudect soak fuzz lock clean simulate load load-smoke bench-save bench-compare bench-counted
+.PHONY: help run test lint bench dudect soak fuzz lock clean simulate load load-smoke bench-save bench-compare bench-counted capacity-measure
 .DELETE_ON_ERROR:
 
 help: ## what there is
@@ -74,10 +74,15 @@ bench-compare: $(VENV)/.built-dev ## the same suites beside the baseline: what i
 	$(SUITE) && $(BIN)/python -m tests.bench.compare var/bench-suite.json
 
 bench-counted: $(VENV)/.built-dev ## instructions of a few operations, counted, beside their limits in the tree
-	@tools/apt-need.sh "the counter" valgrind
+	@tools/apt-need.sh "the counter" valgrind binutils gcc
 	$(BIN)/python -m tests.bench.counted
 
-simulate: $(VENV)/.built-dev ## a year of revocations for 1,000,000 holders: the longest delay to each CRL channel
+capacity-measure: $(VENV)/.built-dev ## every coefficient of `qianyan plan`, measured here; writes it and docs/capacity.md (CAPACITY_ARGS)
+	@tools/apt-need.sh "the load and what is loaded" wrk nginx-light $(LOAD_PACKAGES)
+	$(BIN)/python -m tests.bench.capacity_bench $(CAPACITY_ARGS)
+
+simulate: $(VENV)/.built-dev ## a year of revocations for 1,000,000 holders: the delays to OCSP, CRL, delta, file and directory
+	@tools/apt-need.sh "the simulated directory" slapd ldap-utils
 	$(BIN)/python tests/simulate/year.py
 
 dudect: $(VENV)/.built-dev ## constant time: by every compiler and level under valgrind, and by measurement, a minute an operation

@@ -105,7 +105,19 @@ def main() -> None:
     """Loads a qianyan service, judges its answers, and reports.
 
     Arrivals follow a schedule whatever the service does, and latency counts from the scheduled moment: waiting for a
-    slow service is not left out.
+    slow service is not left out. A wrong answer fails the run, whatever its goals.
+
+    \b
+    A service of its own, on this machine:  make load
+    One of yours, once:
+      qianyan-load prepare --public URL --private URL --token-file F --out t.json
+    then, each with --target t.json:
+      qianyan-load run --mix standard --rate 2000 --duration 120 --p99-ms 50
+      qianyan-load run --mix ocsp --rate 40000 --shape ramp        (the knee)
+      qianyan-load run --scenario ocsp-post=100 --generator wrk    (the most)
+      qianyan-load locust --mix standard --users 200 --workers 4
+    Two builds:
+      qianyan-load compare before/result.json after/result.json
     """
 
 
@@ -129,7 +141,20 @@ def scenarios() -> None:
 @click.option("--arrivals", default="poisson", show_default=True, type=click.Choice(["poisson", "constant"]))
 @click.option("--engine", default="auto", show_default=True, type=click.Choice(["auto", "native", "python"]),
               help="auto: compiled for calls that stand alone, Python for the rest.")  # fmt: skip
-@click.option("--processes", default=1, show_default=True, type=click.IntRange(1, 64), help="Of the compiled engine.")
+@click.option(
+    "--processes",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 64),
+    help="Of the compiled engine; wrk's threads.",
+)
+@click.option(
+    "--generator",
+    default="own",
+    show_default=True,
+    type=click.Choice(["own", "wrk"]),
+    help="wrk: it drives one scenario as fast as it is answered; ours asks RATE a second beside it and judges.",
+)
 @click.option("--closed", is_flag=True, help="Closed loop (each connection waits for its answer), for comparison.")
 @click.option("--seed", default=1, show_default=True, type=int)
 @_json_option
@@ -162,7 +187,7 @@ def locust(
 
     A closed loop shows what so many clients get; for latencies of a service under a given rate use `run`.
     """
-    values |= {"arrivals": "poisson", "engine": "auto", "processes": 1, "closed": True, "seed": 1}
+    values |= {"arrivals": "poisson", "engine": "auto", "processes": 1, "closed": True, "seed": 1, "generator": "own"}
     fleet = Fleet(users, workers, listen, port, elsewhere)
     if worker_of is not None:
         host, _, number = worker_of.rpartition(":")
@@ -194,7 +219,8 @@ def _whole_run(values: dict[str, Any], make: Make | None) -> None:
     goals = Goals(values["p99_ms"], values["error_rate"], values["min_rate"])
     name = values["name"] or values["mix"] or ", ".join(plan.rates)
     signing, share = values["signing"], values["cache_share"]
-    options = Options(plan, name, values["engine"], values["processes"], goals, signing, share)
+    wrk = values["generator"] == "wrk"
+    options = Options(plan, name, values["engine"], values["processes"], goals, signing, share, wrk)
     document = asyncio.run(_execute(options, values["warm_up"], make))
     out_dir.mkdir(parents=True, exist_ok=True)
     result.save(document, out_dir / "result.json")
@@ -232,7 +258,7 @@ def _main_figures(document: dict[str, Any]) -> dict[str, Any]:
 
     kinds = {name: figures(one) for name, one in document["kinds"].items()}
     rest: dict[str, Any] = {
-        name: document[name] for name in ("name", "goals", "environment", "knee", "drift") if name in document
+        name: document[name] for name in ("name", "goals", "environment", "wrk", "knee", "drift") if name in document
     }
     return {**rest, "total": figures(document["total"]), "kinds": kinds, "generator": document["generator"]}
 
@@ -243,10 +269,22 @@ def _print(document: dict[str, Any], out_dir: Path) -> None:
         ms = one["latency_ms"]
         cells = f"{one['rate']:11,.1f}{one['faults']:9,}{ms['p50']:9.2f}{ms['p99']:9.2f}{ms['p99.9']:10.2f}"
         click.echo(f"{name:14}{cells}{ms['max']:9.1f}")
+    if "wrk" in document:
+        one = document["wrk"]
+        ms = one["latency_ms"]
+        cells = f"{one['rate']:11,.1f}{one['faults']:9,}{ms['p50']:9.2f}{ms['p99']:9.2f}{ms['p99.9']:10.2f}"
+        click.echo(f"{'wrk':14}{cells}{ms['max']:9.1f}   {one['scenario']}, as fast as it is answered")
     for text in document["generator"]["wrong"]:
         click.echo(f"WRONG ANSWER {text}")
     for text in document["generator"]["limits"]:
         click.echo(f"the generator was a limit: {text}")
+    for text in document["generator"]["cautions"]:
+        click.echo(f"caution: {text}")
+    generator = document["generator"]
+    click.echo(
+        f"judged whole: {generator['checked']:,} answers, {generator['check_us']:.0f} µs each, "
+        f"{generator['check_cpu_s'] / document['seconds']:.1%} of a core"
+    )
     if "knee" in document:
         knee = document["knee"]
         told = f"knee at {knee['rate']:,.0f} requests/s" if knee["rate"] else "no knee: the service kept up throughout"

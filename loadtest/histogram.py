@@ -27,9 +27,9 @@ class Histogram:
         """From the compiled record."""
         return cls(bits, Counter(dict(counts)), max_ns)
 
-    def add(self, value_ns: int) -> None:
-        """Counts one value."""
-        self.counts[bucket(value_ns, self.bits)] += 1
+    def add(self, value_ns: int, times: int = 1) -> None:
+        """Counts one value, or as many of it."""
+        self.counts[bucket(value_ns, self.bits)] += times
         self.max_ns = max(self.max_ns, value_ns)
 
     @property

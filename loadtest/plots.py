@@ -33,9 +33,17 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten that span from `low` to `high`."""
-    first, last = floor(log10(max(low, 1e-6))), ceil(log10(max(high, 1e-6)))
-    return [10.0**n for n in range(first, max(last, first + 1) + 1)]
+    """Powers of ten that span from `low` to `high`; 2 and 5 times them as well, and no more than is needed, where there
+    are few."""
+    low, high = max(low, 1e-6), max(high, 1e-6)
+    first, last = floor(log10(low)), ceil(log10(high))
+    last = max(last, first + 1)
+    if last - first > 2:
+        return [10.0**n for n in range(first, last + 1)]
+    steps = [times * 10.0**n for n in range(first, last + 1) for times in (1, 2, 5)]
+    under = max(step for step in steps if step <= low * 1.0001)
+    roof = min(step for step in steps if step >= high * 0.9999 and step > under)
+    return [step for step in steps if under <= step <= roof]
 
 
 def short(value: float) -> str:

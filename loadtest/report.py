@@ -31,6 +31,7 @@ def render(document: dict[str, Any]) -> str:
     title = escape(f"{document['name']} · {document['plan']['shape']}")
     body = "".join(
         [_head(document, title), _cards(document), _cautions(document), _goals(document), _kinds(document),
+         _wrk(document.get("wrk")), _inside(document["metrics"]["routes"]),
          f'<h2>Over time</h2><div class="plots">{_plots(document)}</div>', _generator(document), _context(document)]
     )  # fmt: skip
     return (
@@ -46,10 +47,22 @@ def _head(document: dict[str, Any], title: str) -> str:
     early = " · ended early" if document["interrupted"] else ""
     loop = "closed loop" if document["plan"]["closed"] else "open loop"
     arrivals = "Poisson" if document["plan"]["poisson"] else "evenly spaced"
+    wrong = document["total"]["errors"]["wrong"]
+    verdict = f"{wrong:,} wrong answers" if wrong else verdict
     return (
         f'<h1>{title}</h1><p class="sub">{escape(document["started_at"])} · {document["seconds"]:.0f} s{early} · '
-        f'{loop}, {arrivals} arrivals</p><span class="verdict{"" if met else " bad"}">{verdict}</span>'
+        f"{loop}, {arrivals} arrivals<br>{_where(document['environment'])}</p>"
+        f'<span class="verdict{"" if met else " bad"}">{verdict}</span>'
     )
+
+
+def _where(environment: dict[str, Any]) -> str:
+    """What figures are nothing without, in a line."""
+    machine, apart = environment["machine"], environment["machine"] != environment["generator_machine"]
+    words = [f"qianyan {environment['versions']['qianyan']}", f"{machine['processor']}, {machine['cores']} cores",
+             "keys in software" if environment["signing"] == "software" else "keys in hardware modules",
+             "generator elsewhere" if apart else "generator on the same machine"]  # fmt: skip
+    return escape(" · ".join(words))
 
 
 def _cards(document: dict[str, Any]) -> str:
@@ -58,9 +71,10 @@ def _cards(document: dict[str, Any]) -> str:
     faults = total["faults"] / total["count"] if total["count"] else 0.0
     cards = [
         (f"{total['rate']:,.0f}", "good answers a second"),
-        (_number(ms["p50"]) + " ms", "half of them within"),
-        (_number(ms["p99"]) + " ms", "99 % within"),
-        (_number(ms["max"]) + " ms", "the slowest"),
+        (_time(ms["p50"]), "half of them within"),
+        (_time(ms["p99"]), "99 % within"),
+        (_time(ms["p99.9"]), "99.9 % within"),
+        (_time(ms["max"]), "the slowest"),
         (f"{faults:.3%}", "faults"),
         (f"{total['errors']['wrong']:,}", "wrong answers"),
         (_share(environment["nonce_share"]), "OCSP with nonce"),
@@ -69,6 +83,8 @@ def _cards(document: dict[str, Any]) -> str:
     knee = document.get("knee")
     if knee:
         cards.insert(1, (f"{knee['rate']:,.0f}" if knee["rate"] else "none", "requests a second: the knee"))
+    if "wrk" in document:
+        cards.insert(0, (f"{document['wrk']['rate']:,.0f}", "answers a second to wrk"))
     return '<div class="cards">' + "".join(f"<div><b>{a}</b><span>{b}</span></div>" for a, b in cards) + "</div>"
 
 
@@ -79,6 +95,11 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def _time(ms: float) -> str:
+    """As short as it can be told."""
+    return f"{_number(ms)} ms" if ms < 1000 else f"{ms / 1000:.2f} s"
+
+
 def _share(value: float | None) -> str:
     return "no OCSP" if value is None else f"{value:.0%}"
 
@@ -86,6 +107,7 @@ def _share(value: float | None) -> str:
 def _cautions(document: dict[str, Any]) -> str:
     generator = document["generator"]
     limits = [f"The generator was a limit, not the service alone: {text}" for text in generator["limits"]]
+    limits += [text[0].upper() + text[1:] for text in generator["cautions"]]
     if document["metrics"]["failure"]:
         limits.append(f"The service's own metrics are missing or incomplete. {document['metrics']['failure']}")
     if document["plan"]["closed"]:
@@ -98,7 +120,7 @@ def _cautions(document: dict[str, Any]) -> str:
 
 def _goals(document: dict[str, Any]) -> str:
     rows = "".join(
-        f"<tr><td>{escape(row['goal'])}</td><td>{row['limit']:g}</td><td>{_number(row['reached'])}</td>"
+        f"<tr><td>{escape(row['goal'])}</td><td>{_number(row['limit'])}</td><td>{_number(row['reached'])}</td>"
         f'<td class="{"met" if row["met"] else "missed"}">{"met" if row["met"] else "missed"}</td></tr>'
         for row in document["goals"]
     )
@@ -113,8 +135,8 @@ def _kinds(document: dict[str, Any]) -> str:
     table = f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
     note = (
         "<p>From the scheduled moment of each request to its answer. Requests that were given up count with the time "
+        "they had waited.</p>"
     )
-    note += "they had waited.</p>"
     return f"<h2>Latency</h2>{table}{note}"
 
 
@@ -124,7 +146,47 @@ def _kind_row(name: str, one: dict[str, Any]) -> str:
     cells += [f"{ms[share]:,.2f}" for share in ("p50", "p90", "p99", "p99.9")]
     cells += [f"{ms['max']:,.1f}", f"{one['faults']:,}"]
     cells.append(", ".join(f"{count:,} {error}" for error, count in one["errors"].items() if error != "ok" and count))
-    return f"<tr><td>{escape(name)}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+    whole = ' class="whole"' if name == "all" else ""
+    bad = ' class="missed"' if one["faults"] else ""
+    marked = [f"<td{bad if place == 7 else ''}>{cell}</td>" for place, cell in enumerate(cells)]
+    return f"<tr{whole}><td>{escape(name)}</td>{''.join(marked)}</tr>"
+
+
+def _wrk(one: dict[str, Any] | None) -> str:
+    """What wrk counted, where it was the load."""
+    if one is None:
+        return ""
+    ms = one["latency_ms"]
+    broken = ", ".join(f"{count:,} {name}" for name, count in one["errors"].items() if count)
+    rows = [
+        ("answers a second", f"{one['rate']:,.0f}, of {one['requests']:,} in {one['seconds']:.1f} s"),
+        ("latency", f"p50 {_time(ms['p50'])}, p99 {_time(ms['p99'])}, p99.9 {_time(ms['p99.9'])}, "
+         f"at most {_time(ms['max'])}; a closed loop: who was not asked did not wait"),
+        ("faults", broken or "none"),
+        ("as", f"{one['threads']} threads, {one['connections']} connections, {one['scenario']}"),
+    ]  # fmt: skip
+    return _facts("wrk, beside which the figures above were taken", rows)
+
+
+def _inside(routes: list[dict[str, Any]]) -> str:
+    """The service's own view of the same time."""
+    if not routes:
+        return ""
+    head = "".join(f"<th>{name}</th>" for name in ("", "answers", "mean ms", "half within", "99 % within"))
+
+    def bound(value: float | None) -> str:
+        return "longer than told" if value is None else _time(value)
+
+    rows = "".join(
+        f"<tr><td>{escape(one['listener'])} {escape(one['route'])}</td><td>{one['count']:,}</td>"
+        f"<td>{one['mean_ms']:,.3f}</td><td>{bound(one['p50_ms'])}</td><td>{bound(one['p99_ms'])}</td></tr>"
+        for one in routes
+    )
+    return (
+        f'<h2>Inside the service</h2><div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody>'
+        "</table></div><p>As the service tells it, from a request's headers to its answer. What the latencies above "
+        "have beyond that is waiting: for a free connection, for a core (below), for the network.</p>"
+    )
 
 
 # ---- plots
@@ -166,8 +228,16 @@ def _process_plots(document: dict[str, Any]) -> list[str]:
     processes = document["processes"]
     cpu = [Line(one["name"], [(row[0], row[1] * 100) for row in one["series"]]) for one in processes]
     memory = [Line(one["name"], [(row[0], row[2]) for row in one["series"]]) for one in processes]
+    waits = [Line(one["name"], [(row[0], row[3] * 100) for row in one["series"]]) for one in processes]
     return [
         plot("Processor", "% of a core", cpu, top=100, note="PostgreSQL with all of its processes."),
+        plot(
+            "Waiting for a core",
+            "% of the time",
+            waits,
+            top=20,
+            note="Ready to go on, and no core was free: what that is in the service is in the latencies.",
+        ),
         plot("Memory", "MB resident", memory),
     ]
 
@@ -219,7 +289,8 @@ def _generator(document: dict[str, Any]) -> str:
         ("busiest moment, of a core", shares or "too short to tell"),
         ("the machine's cores", f"{one['machine_busy']:.0%} busy"),
         ("answers judged whole", f"{one['checked']:,} ({plan['sample']:.2%}; life cycles always), "
-         f"{one['check_us']:.0f} µs each, {one['check_cpu_s']:.2f} s of processor time in all"),
+         f"{one['check_us']:.0f} µs each, {one['check_cpu_s']:.2f} s of processor time in all, "
+         f"{one['check_cpu_s'] / max(document['seconds'], 1e-9):.1%} of a core"),
         ("left out of judging", f"{one['samples_left_out']:,}"),
         ("connections", f"at most {plan['connections']} to each listener; {one['connect_failures']} could not be made"),
         ("given up after", f"{plan['timeout_s']:g} s"),

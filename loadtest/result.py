@@ -15,7 +15,7 @@ from loadtest.histogram import ERRORS, PART_BITS, Histogram, merged, unpacked
 from loadtest.plan import Plan
 from loadtest.scenarios.catalogue import NONCE_KINDS, OCSP_KINDS
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 #: Of an interval's row.
 COLUMNS: Final = ("offered", "done", "errors", "p50", "p90", "p99", "p99.9")
 #: What must be told before figures may be: path in the document → how to tell it.

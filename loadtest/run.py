@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import os
 import platform
 import signal
 import sys
@@ -31,11 +32,14 @@ Engine = Literal["auto", "native", "python"]
 #: How long generators may take to prepare their requests.
 _READY_S: Final = 120.0
 _SCRAPE_S: Final = 2.0
+#: Connections of the engine that asks beside wrk.
+_BESIDE: Final = 16
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to do. `processes`: of the compiled engine, which share its rate. cache_share: told, where not measured."""
+    """What to do. `processes`: of the compiled engine, which share its rate, or wrk's threads. cache_share: told, where
+    not measured. wrk: it drives the one scenario that there is, and the compiled engine asks and judges beside it."""
 
     plan: Plan
     name: str
@@ -44,6 +48,7 @@ class Options:
     goals: verdict.Goals = field(default_factory=verdict.Goals)
     signing: str | None = None
     cache_share: float | None = None
+    wrk: bool = False
 
 
 class Generator:
@@ -54,6 +59,7 @@ class Generator:
         self.ended = self.faults = 0
         self._plan_file, self._out = directory / f"{name}.plan", directory / f"{name}.out"
         plan.save(self._plan_file)
+        self.threads = int(engine.partition("-")[2] or 1)
         self._process: asyncio.subprocess.Process
         self.ready = asyncio.Event()
         self.error = ""
@@ -119,6 +125,13 @@ def split(options: Options) -> list[tuple[str, str, Plan]]:
     slow = {n: r for n, r in plan.rates.items() if n not in fast}
     if options.engine == "native" and slow:
         raise TargetError(f"the compiled driver cannot send {', '.join(slow)}; use --engine auto")
+    if options.wrk:
+        if len(plan.rates) != 1 or not fast:
+            raise TargetError(
+                "wrk drives one scenario, and one that the compiled engine could send: --scenario NAME=RATE"
+            )
+        judged = replace(plan, connections=min(_BESIDE, plan.connections), sample=1.0)
+        return [("wrk", f"wrk-{options.processes}", plan), ("driver", "native", judged)]
     for number in range(options.processes if fast else 0):
         part = replace(plan, rates={n: r / options.processes for n, r in fast.items()}, seed=plan.seed + number)
         found.append((f"driver-{number}" if options.processes > 1 else "driver", "native", part))
@@ -178,7 +191,9 @@ class Run:
         broken = next((one.error for one in self._generators if one.error), "")
         if broken:
             raise TargetError(broken)
-        self._processes += [measure.Process(one.name, one.pid, "generator") for one in self._generators]
+        self._processes += [
+            measure.Process(one.name, one.pid, "generator", threads=one.threads) for one in self._generators
+        ]
         connector, timeout = aiohttp.TCPConnector(force_close=True), aiohttp.ClientTimeout(total=10)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
             await self._metrics.look(session, 0.0)
@@ -203,7 +218,8 @@ class Run:
             second = time.monotonic() - began
             for one in self._processes:
                 one.look(second)
-            if second - scraped >= _SCRAPE_S:
+            # A scrape takes some milliseconds of a worker: seldom enough that no percentile of a long run holds it.
+            if second - scraped >= max(_SCRAPE_S, self.options.plan.duration_s / 30):
                 scraped = second
                 await self._metrics.look(session, second)
             self._tell(second)
@@ -232,19 +248,24 @@ class Run:
             "plan": {**asdict(plan), "engine": self.options.engine, "processes": self.options.processes},
             "environment": self._environment(figures["kinds"]),
             **figures,
-            "goals": verdict.judge(self.options.goals, total),
+            **({"wrk": wrk} if (wrk := next((one["wrk"] for one in documents if "wrk" in one), None)) else {}),
+            "goals": verdict.judge(self.options.goals, total, wrk),
             "generator": self._generator(documents, total, busy),
             "processes": [
                 {"name": one.name, "role": one.role, "series": one.series} for one in self._processes if one.series
             ],
-            "metrics": {"series": self._metrics.series, "failure": self._metrics.failure},
+            "metrics": {
+                "series": self._metrics.series,
+                "failure": self._metrics.failure,
+                "routes": self._metrics.routes(),
+            },
             **self._shape_findings(total),
         }
 
     def _environment(self, kinds: dict[str, Any]) -> dict[str, Any]:
         facts = self.target.facts
-        looked_up = sum(self._metrics.growth(name) for name in ("cache_hits", "cache_misses", "cache_joined"))
-        told = self._metrics.growth("cache_hits") / looked_up if looked_up else None
+        answered = self._metrics.growth("ocsp_requests")
+        told = min(1.0, self._metrics.growth("cache_hits") / answered) if answered else None
         return {
             "machine": facts.get("machine") or (measure.machine() if self.shared else {}),
             "generator_machine": measure.machine(),
@@ -272,7 +293,7 @@ class Run:
     def _generator(self, documents: list[dict[str, Any]], total: dict[str, Any], busy: float) -> dict[str, Any]:
         lag = result.whole_lag(documents)
         shares = {
-            one.name: max((used for _, used, _ in one.series), default=0.0)
+            one.name: max((row[1] for row in one.series), default=0.0) / one.threads
             for one in self._processes
             if one.role == "generator"
         }
@@ -293,7 +314,15 @@ class Run:
             "limits": verdict.generator_limits(
                 shares, lag_ms["p99"], total["latency_ms"]["p99"], busy, shared=self.shared
             ),
+            "cautions": self._crowded(busy) if self.shared else [],
         }
+
+    def _crowded(self, busy: float) -> list[str]:
+        """What else than service and generator the figures may come from, on a machine that they share."""
+        service = [one for one in self._processes if one.role == "service" and one.series]
+        known = sum(one.mean(1) for one in self._processes)
+        waits = {one.name: one.mean(3) for one in service}
+        return verdict.crowding(busy, os.cpu_count() or 1, known if service else None, waits)
 
     def _shape_findings(self, total: dict[str, Any]) -> dict[str, Any]:
         """What the shape is for: the knee of a ramp, the drift of a soak."""
@@ -303,9 +332,7 @@ class Run:
             columns = [row[0] for row in rows], [row[1] for row in rows], [row[5] for row in rows]
             return {"knee": {"rate": verdict.knee(*columns, share), "highest": max(columns[1], default=0.0)}}
         if self.options.plan.shape == "soak":
-            memory = {
-                one.name: verdict.drift([(at, resident) for at, _, resident in one.series]) for one in self._processes
-            }
+            memory = {one.name: verdict.drift([(row[0], row[2]) for row in one.series]) for one in self._processes}
             latency = [(float(n), row[5]) for n, row in enumerate(rows)]
             return {"drift": {"memory": memory, "p99": verdict.drift(latency)}}
         return {}

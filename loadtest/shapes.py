@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Final
 
@@ -32,6 +33,12 @@ def at(curve: Points, second: float) -> float:
         if begin <= second < end:
             return before + (after - before) * (second - begin) / (end - begin)
     return curve[-1][1]
+
+
+def rates_at(shape: str, rates: Mapping[str, float], duration_s: float, second: float) -> dict[str, float]:
+    """What each scenario's rate is at a moment of the run."""
+    moment = min(second, duration_s)
+    return {name: rate * at(points(shape, name, duration_s), moment) for name, rate in rates.items()}
 
 
 def points(shape: str, scenario: str, duration_s: float) -> Points:

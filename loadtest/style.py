@@ -18,9 +18,11 @@ h1{font-size:24px;line-height:1.25;margin:0 0 4px;overflow-wrap:anywhere}h2{font
 .verdict{display:inline-block;padding:3px 12px;border-radius:14px;font-weight:600;color:#fff;background:var(--good)}
 .verdict.bad{background:var(--bad)}
 @media(prefers-color-scheme:dark){.verdict{color:#0f141a}}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(140px,1fr));gap:10px;margin:16px 0}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(125px,1fr));gap:10px;margin:16px 0}
 .cards div{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:10px 12px}
-.cards b{display:block;font-size:22px;font-variant-numeric:tabular-nums;line-height:1.25}.cards span{color:var(--soft)}
+.cards b{display:block;font-size:22px;white-space:nowrap;
+font-variant-numeric:tabular-nums;line-height:1.25}.cards span{color:var(--soft)}
+@media(max-width:480px){.cards div:last-child:nth-child(odd){grid-column:1/-1}}
 .warn,.wrong{border-left:4px solid var(--warn);background:var(--card);padding:8px 12px;margin:8px 0;
 overflow-wrap:anywhere}
 .wrong{border-color:var(--bad)}
@@ -29,8 +31,11 @@ table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font
 th,td{padding:6px 10px;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}
 tr:last-child>*{border-bottom:0}th:first-child,td:first-child{text-align:left}
 thead th{color:var(--soft);font-weight:500;background:var(--card)}
+.wide td:first-child,.wide th:first-child{position:sticky;left:0;background:var(--back)}
+.wide thead th:first-child,.wide .whole>:first-child{background:var(--card)}
 .facts td{white-space:normal;text-align:left;overflow-wrap:anywhere}
 .facts th{color:var(--soft);font-weight:500;width:34%;white-space:normal}
+.whole>*{font-weight:600;background:var(--card)}
 .met{color:var(--good)}.missed{color:var(--bad);font-weight:600}
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,460px),1fr));gap:18px}
 figure{margin:0;border:1px solid var(--line);border-radius:8px;padding:12px 14px;min-width:0}
@@ -41,7 +46,7 @@ figcaption{font-weight:600;margin-bottom:8px}figcaption small{color:var(--soft);
 polyline{fill:none;stroke-width:1.8;vector-effect:non-scaling-stroke;stroke-linejoin:round}
 .ys span{position:absolute;right:calc(100% + 8px);transform:translateY(50%);font-size:12px;color:var(--soft)}
 .xs span,.xs b{position:absolute;top:calc(100% + 4px);transform:translateX(-50%);font-size:12px;color:var(--soft)}
-.xs b{left:auto;right:-12px;top:calc(100% - 18px);transform:none;font-weight:400}
+.xs b{left:auto;right:-12px;top:calc(100% + 4px);transform:none;font-weight:400;background:var(--back);padding-left:6px}
 .keys{list-style:none;margin:0;padding:0;display:flex;flex-wrap:wrap;gap:2px 14px;font-size:13px}
 .keys li::before{content:"";display:inline-block;width:14px;height:3px;margin-right:6px;vertical-align:middle;
 background:currentColor}

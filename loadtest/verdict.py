@@ -12,6 +12,9 @@ from typing import Any, Final
 #: A generator process that used more of its core than this cannot be told from a service that was slow.
 _FULL_CORE: Final = 0.9
 _FULL_MACHINE: Final = 0.95
+#: Cores that others used on a machine that was to be ours alone; share of the time that a process waited for a core.
+_OTHERS: Final = 0.25
+_WAITED: Final = 0.10
 #: The generator itself was late: past this and past a tenth of the latency that was measured.
 _LAG_MS: Final = 5.0
 #: The knee: latency so many times that of the first tenth of the ramp, or so little of what was asked for answered.
@@ -30,9 +33,15 @@ class Goals:
     rate: float | None = None
 
 
-def judge(goals: Goals, total: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each goal with what was reached and whether it was met. A wrong answer is never met, whatever the goals."""
-    faults = total["faults"] / total["count"] if total["count"] else 1.0
+def judge(goals: Goals, total: dict[str, Any], wrk: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    """Each goal with what was reached and whether it was met. A wrong answer is never met, whatever the goals.
+
+    wrk: what it counted, where it was the load; its rate and its faults count with those that were judged.
+    """
+    count, faulty = total["count"], total["faults"]
+    if wrk is not None:
+        count, faulty = count + wrk["requests"], faulty + wrk["faults"]
+    faults = faulty / count if count else 1.0
     rows: list[dict[str, Any]] = [
         {"goal": "wrong answers", "limit": 0, "reached": total["errors"]["wrong"], "met": not total["errors"]["wrong"]},
         {"goal": "requests", "limit": 1, "reached": total["count"], "met": total["count"] > 0},
@@ -44,7 +53,7 @@ def judge(goals: Goals, total: dict[str, Any]) -> list[dict[str, Any]]:
         met = faults <= goals.error_rate
         rows.append({"goal": "error rate", "limit": goals.error_rate, "reached": faults, "met": met})
     if goals.rate is not None:
-        good = total["rate"]
+        good = total["rate"] + (wrk["rate"] if wrk is not None else 0.0)
         rows.append({"goal": "good answers a second", "limit": goals.rate, "reached": good, "met": good >= goals.rate})
     return rows
 
@@ -66,6 +75,26 @@ def generator_limits(
         found.append(
             f"the machine was {machine_busy:.0%} busy and generator and service share it: "
             "run the generator on another machine for figures of the service alone"
+        )
+    return found
+
+
+def crowding(busy: float, cores: int, known: float | None, waits: dict[str, float]) -> list[str]:
+    """Why latencies may be the machine's. busy: share of all cores; known: cores that service and generator used on
+    average (None: not measured); waits: by process of the service, cores' worth of time in which it was ready to go on
+    and no core was free."""
+    found = []
+    others = busy * cores - known if known is not None else 0.0
+    if others >= _OTHERS:
+        found.append(
+            f"something else on this machine used {others:.1f} of its {cores} cores: neither service nor generator; "
+            "repeat the run when nothing else is under way"
+        )
+    worst = max(waits, key=lambda name: waits[name], default="")
+    if worst and waits[worst] >= _WAITED:
+        found.append(
+            f"{worst} was ready and waited for a core for {waits[worst]:.0%} of the time: that is in the latencies; "
+            "too much shares these cores"
         )
     return found
 

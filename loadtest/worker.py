@@ -1,7 +1,8 @@
 """One generator process: reads its plan, says that it is ready, starts when told, writes what it counted.
 
-Run as `python -m loadtest.worker ENGINE PLAN OUT`. Lines of JSON go to standard output: {"ready": true}, then progress.
-A line on standard input starts it; SIGINT or SIGTERM ends the arrivals, not the counting.
+Run as `python -m loadtest.worker ENGINE PLAN OUT`; ENGINE: native, python, or wrk-THREADS. Lines of JSON go to standard
+output: {"ready": true}, then progress. A line on standard input starts it; SIGINT or SIGTERM ends the arrivals, not the
+counting.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from loadtest.journeys import PythonEngine
 from loadtest.native import NativeEngine
 from loadtest.plan import Plan, load_plan
 from loadtest.target import Target, TargetError, load_target
+from loadtest.wrk import WrkEngine
 
 
 def _say(**values: Any) -> None:
@@ -28,14 +30,15 @@ def _say(**values: Any) -> None:
     sys.stdout.flush()
 
 
-def _report(engine: NativeEngine | PythonEngine, over: threading.Event) -> None:
+def _report(engine: NativeEngine | PythonEngine | WrkEngine, over: threading.Event) -> None:
     while not over.wait(1.0):
         ended, faults = engine.progress
         _say(ended=ended, faults=faults)
 
 
-def _native(plan: Plan, target: Target) -> NativeEngine:
-    engine = NativeEngine(plan, target)
+def _compiled(kind: str, plan: Plan, target: Target) -> NativeEngine | WrkEngine:
+    name, _, threads = kind.partition("-")
+    engine = WrkEngine(plan, target, int(threads)) if name == "wrk" else NativeEngine(plan, target)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: engine.stop())
     return engine
@@ -60,17 +63,17 @@ def main(arguments: list[str]) -> int:
     try:
         plan = load_plan(Path(plan_file))
         target = load_target(Path(plan.target))
-        engine: NativeEngine | PythonEngine
+        engine: NativeEngine | PythonEngine | WrkEngine
         cpu_before = 0.0
-        if kind == "native":
-            engine = native = _native(plan, target)
+        if kind == "python":
+            engine = uvloop.run(_python(plan, target, over))
+        else:
+            engine = compiled = _compiled(kind, plan, target)
             _say(ready=True)
             sys.stdin.readline()
-            threading.Thread(target=_report, args=(native, over), daemon=True).start()
+            threading.Thread(target=_report, args=(compiled, over), daemon=True).start()
             cpu_before = time.process_time()
-            native.run()
-        else:
-            engine = uvloop.run(_python(plan, target, over))
+            compiled.run()
     except (TargetError, OSError) as error:
         _say(error=str(error))
         return 1

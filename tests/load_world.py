@@ -153,8 +153,11 @@ def _published(slapd: Slapd, target: Target) -> bool:
 
 
 @contextmanager
-def stand(directory: Path, population: Population, *, peers: bool = True, workers: int = 2) -> Iterator[Target]:
-    """A running service and the truth about it. peers: PostgreSQL, Redis and slapd; else SQLite alone."""
+def stand(
+    directory: Path, population: Population, *, peers: bool = True, workers: int = 2, cold: bool = False
+) -> Iterator[Target]:
+    """A running service and the truth about it. peers: PostgreSQL, Redis and slapd; else SQLite alone. cold: started as
+    the installed command, as what is to be measured must be."""
     with ExitStack() as stack:
         server = redis = slapd = None
         url = ""
@@ -170,7 +173,7 @@ def stand(directory: Path, population: Population, *, peers: bool = True, worker
         store = url or f"sqlite+aiosqlite:///{installation.directory / 'store.sqlite3'}"
         serials = asyncio.run(fill(store, population))
         service = Workers(installation)
-        service.arguments = ("--workers", str(workers))
+        service.arguments, service.cold = ("--workers", str(workers)), cold
         stack.enter_context(service)
         target = Target(
             public=service.public, private=service.private, authority="issuing", issuer=Issuer(b""),
@@ -206,7 +209,7 @@ def main() -> int:
     directory = Path(tempfile.mkdtemp(prefix="load-", dir="/tmp"))
     try:
         print("starting PostgreSQL, Redis, slapd and the service …", flush=True)
-        with stand(directory, Population(options.certificates), workers=options.workers) as target:
+        with stand(directory, Population(options.certificates), workers=options.workers, cold=True) as target:
             file = directory / "target.json"
             target.save(file)
             print(f"{len(target.known):,} certificates of known status; the run begins", flush=True)

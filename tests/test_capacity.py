@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
+import asyncio
+import contextlib
+import io
 import json
 import math
+import sys
+import tempfile
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -20,6 +27,8 @@ from service.capacity.model import Demand, Plan, Plant, entropy_bits, make_plan
 from service.cli import cli
 from service.commands.plan_command import _HELP
 from service.commands.plan_command import plan as plan_command
+from tests.bench import capacity_bench, capacity_page, commit_bench, crl_bench
+from tests.postgres import shared
 
 ROOT = Path(__file__).parents[1]
 MEASURED = coefficients.values(coefficients.read())
@@ -201,8 +210,9 @@ def test_the_command_says_its_coefficients_with_their_sources() -> None:
 
 def test_every_benchmark_that_is_cited_is_there() -> None:
     for name, coefficient in coefficients.read().items():
-        command = coefficient.source.command.removeprefix("python -m ").split()[0]
-        path = command if command.endswith(".py") else command.replace(".", "/") + ".py"
+        python, *words = coefficient.source.command.split()
+        path = words[0] if words[0] != "-m" else words[1].replace(".", "/") + ".py"
+        assert python == "python"
         assert (ROOT / path).is_file(), name
 
 
@@ -258,11 +268,127 @@ def test_a_number_that_makes_no_sense_is_one_line() -> None:
 
 
 def test_the_page_has_the_commands_own_tables_and_every_coefficient() -> None:
-    page = (ROOT / "docs" / "capacity.md").read_text()
-    for part in run("--table").output.strip().split("\n\n"):
-        assert part in page, "copy `qianyan plan --table` into docs/capacity.md"
+    page = capacity_page.PAGE.read_text()
+    assert run("--table").output.strip() in page
+    written = capacity_page.filled(page, capacity_page.blocks(coefficients.read()))
+    assert written == page, "python -m tests.bench.capacity_bench --page"
     for name in coefficients.read():
-        assert f"`{name}`" in page, name
+        assert f"| `{name}` |" in page, name
     for kind in (Demand, Plant):
         for field in fields(kind):
-            assert f"--{field.name.replace('_', '-')}" in page, field.name
+            assert f"| `--{field.name.replace('_', '-')}` |" in page, field.name
+    with pytest.raises(ValueError, match="nowhere"):
+        capacity_page.filled(page, {"nowhere": ""})
+
+
+# ---- where coefficients come from
+
+
+def test_commits_are_measured() -> None:
+    """The benchmark itself, on a PostgreSQL and a service of its own: that it counts, not how fast this machine is."""
+    options = argparse.Namespace(url=None, writers=2, workers=1, rates=[20.0], seconds=0.5, connections=8)
+    server = shared()
+
+    async def measured() -> dict[str, Any]:
+        return await commit_bench.measure(options, (await server.new_database(empty=True), server))
+
+    found = asyncio.run(measured())
+    even, full = found["points"]
+    assert even["asked"] == 20
+    assert 1 <= even["group"] <= full["group"] <= 8
+    assert full["holders_per_commit"] > 0
+    assert full["service_core_s"] > 0
+    assert full["store_core_s"] > 0
+    assert found["coefficients"]["commits_per_s"] > 1
+    assert "in a group" in commit_bench.table(found)
+    assert "| 20 | " in capacity_page.commits(found["points"])
+
+
+@pytest.fixture(scope="module")
+def crl_output() -> str:
+    """What the CRL benchmark prints, of few entries."""
+    out = io.StringIO()
+    with tempfile.TemporaryDirectory() as directory, contextlib.redirect_stdout(out):
+        asyncio.run(crl_bench.run(Path(directory), 2_000, 10))
+    return out.getvalue()
+
+
+def outputs(crl_output: str) -> dict[str, str]:
+    """By step: the documents' form with round numbers."""
+    return {
+        "commits": json.dumps(
+            {
+                "coefficients": {
+                    "commits_per_s": 500.0, "pairs_per_commit": 8.0, "issue_core_s": 0.001, "issue_store_s": 0.0005
+                },
+                "points": [],
+            }
+        ),
+        "http": json.dumps({"runs": {"sign": {"rate": 1e5}, "verify-bulk": {"rate": 200.0, "signatures": 2e5}}}),
+        "ocsp": json.dumps({"runs": {"post": {"rate": 1.5e5}, "nonce": {"rate": 1e5}}}),
+        "hsm": json.dumps({"share": 0.95}),
+        "crl": crl_output,
+        "status": json.dumps([{}, {"lookup_median_us": 1500, "worker_rss_mb": 100}]),
+        "sizes": json.dumps(
+            {
+                "store_bytes_per_certificate": 2000, "store_bytes_per_revocation": 100, "ocsp_request_bytes": 200,
+                "ocsp_answer_bytes": 1200, "redis_bytes_per_answer": 1200, "certificate_bytes": 800,
+            }
+        ),
+    }  # fmt: skip
+
+
+def test_one_command_measures_every_coefficient(
+    crl_output: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each is taken from one benchmark, written with its run, and the page follows."""
+    said = outputs(crl_output)
+    names = [name for step, out in said.items() for name in capacity_bench.STEPS[step].read(out)]
+    names += list(capacity_bench.own_sizes())
+    assert sorted(names) == sorted(field.name for field in fields(Coefficients)), "each once"
+    file, page = tmp_path / "coefficients.json", tmp_path / "capacity.md"
+    file.write_text(SHIPPED.read_text())
+    page.write_text(capacity_page.PAGE.read_text())
+    monkeypatch.setattr(capacity_bench, "FILE", file)
+    monkeypatch.setattr(capacity_bench, "ROOT", tmp_path)
+    monkeypatch.setattr(capacity_page, "PAGE", page)
+    monkeypatch.setattr(capacity_bench, "run", lambda name, _: said[name])
+    monkeypatch.setattr(sys, "argv", ["capacity_bench", "--machine", "a machine"])
+    capacity_bench.main()
+    found = coefficients.read(file)
+    assert found["worker_memory_bytes"].value == 104_857_600
+    assert found["ocsp_store_s"].value == 0.0015
+    assert found["crl_entry_build_s"].value > 0
+    assert found["hsm_share"].source.machine == "a machine"
+    assert "commit_bench" in found["pairs_per_commit"].source.command
+    assert "| `hsm_share` | 0.95 |" in page.read_text()
+
+
+def test_a_benchmark_that_fails_writes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(capacity_bench, "FILE", tmp_path / "coefficients.json")
+    (tmp_path / "coefficients.json").write_text(SHIPPED.read_text())
+    broken = capacity_bench.Step("python -c raise(SystemExit('no'))", json.loads)
+    monkeypatch.setattr(capacity_bench, "STEPS", {"hsm": broken})
+    monkeypatch.setattr(sys, "argv", ["capacity_bench", "--only", "hsm"])
+    with pytest.raises(SystemExit, match="nothing was written"):
+        capacity_bench.main()
+    assert (tmp_path / "coefficients.json").read_text() == SHIPPED.read_text()
+
+
+def test_figures_are_kept_with_the_digits_that_mean_something() -> None:
+    assert [capacity_bench.digits(value) for value in (123_456.7, 1234.567, 0.00123456789)] == [
+        123_457, 1234.6, 0.0012346
+    ]  # fmt: skip
+
+
+def test_issuing_takes_cores_of_nodes_and_of_the_store() -> None:
+    faster = replace(MEASURED, issue_core_s=MEASURED.issue_core_s / 2)
+    assert planned(known=faster).cores < planned().cores
+    plan = planned()
+    named = {limit.name: limit.use for limit in limits(PROVINCE, Plant(), plan, MEASURED)}
+    assert named["commits of one primary store"] == pytest.approx(
+        plan.pairs_per_s / (MEASURED.pairs_per_commit * MEASURED.commits_per_s)
+    )
+    assert named["cores of one primary store, for issuing"] == pytest.approx(
+        plan.pairs_per_s * MEASURED.issue_store_s / (8 * 0.6)
+    )

@@ -63,7 +63,7 @@ class Workers(Service):
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """With all that has metrics of its own: TLS, workers, a hardware module; Redis and a directory, both down."""
     directory = tmp_path_factory.mktemp("monitored")
-    installation = Installation(directory / "var", tls="on").init()
+    installation = Installation(directory / "var", tls="on").made()
     (device,) = make_devices(directory, 1, sm2.PrivateKey.generate())
     with installation.config.open("a") as file:
         file.write(f'\n[hsm]\npassword_file = "{directory / "password"}"\n')
@@ -209,6 +209,7 @@ HEALTHY = {
     f'qianyan_credentials_refused_total{{{JOB},code="x"}}': "0+1x200",
     f"qianyan_clock_behind_seconds{{{JOB}}}": "0x200",
     f"qianyan_ocsp_signer_seconds_left{{{JOB}}}": "2600000x200",
+    f'qianyan_status_set_signer_seconds_left{{{JOB},authority="issuing"}}': "2600000x200",
     f"qianyan_tls_certificate_seconds_left{{{JOB}}}": "2600000x200",
     f'qianyan_authority_seconds_left{{{JOB},authority="issuing"}}': "99999999x200",
     f'qianyan_hsm_in_service{{{JOB},device="d0"}}': "1x200",
@@ -277,6 +278,7 @@ TROUBLE: dict[str, tuple[dict[str, str], set[str]]] = {
         {"qianyan_ocsp_signer_seconds_left{": "250000x200"},
         {"QianyanOcspSignerExpires", "QianyanOcspSignerExpiresSoon"},
     ),
+    "set signer": ({"qianyan_status_set_signer_seconds_left{": "1700000x200"}, {"QianyanSetSignerExpires"}),
     "tls": ({"qianyan_tls_certificate_seconds_left{": "1800000x200"}, {"QianyanTlsCertificateExpires"}),
     "tls soon": (
         {"qianyan_tls_certificate_seconds_left{": "250000x200"},

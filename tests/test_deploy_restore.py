@@ -141,7 +141,7 @@ class Restored(Installation):
 
 
 def test_a_store_that_is_older_than_reality_gives_nothing_out_twice(tmp_path: Path) -> None:
-    old = Installation(tmp_path / "old").init()
+    old = Installation(tmp_path / "old").made()
     with Service(old) as service:
         with Work(service, 200) as work:
             work.at_least(5)
@@ -219,7 +219,7 @@ def test_a_store_that_is_older_than_reality_gives_nothing_out_twice(tmp_path: Pa
 
 @pytest.fixture(scope="module")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Installation:
-    return Installation(tmp_path_factory.mktemp("backup") / "var").init()
+    return Installation(tmp_path_factory.mktemp("backup") / "var").made()
 
 
 def test_a_backup_that_was_damaged_is_told(installation: Installation, tmp_path: Path) -> None:

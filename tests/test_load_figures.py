@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from core.asn1.names import build_name
-from loadtest import compare, plots, result, shapes, verdict
+from loadtest import compare, plots, result, shapes, verdict, wrk
 from loadtest._engine import PART_BITS, WHOLE_BITS, Record, Schedule, bucket, bucket_top
 from loadtest.histogram import ERRORS, Histogram, merged, unpacked
 from loadtest.plan import Plan
@@ -173,6 +173,13 @@ def test_shapes(shape: str) -> None:
     assert max(times for _, times in shapes.points("mass-revocation", "revoke", 9.0)) == 20
 
 
+def test_a_shape_changes_what_a_mix_is_made_of() -> None:
+    rates = {"ocsp-nonce": 50.0, "revoke": 1.0}
+    assert shapes.rates_at("mass-revocation", rates, 90.0, 1.0) == rates
+    assert shapes.rates_at("mass-revocation", rates, 90.0, 45.0) == {"ocsp-nonce": 150.0, "revoke": 20.0}
+    assert shapes.rates_at("spike", rates, 90.0, 1000.0) == rates
+
+
 def test_serials_are_asked_about_as_zipf_has_it() -> None:
     zipf, rng = Zipf(range(1000)), random.Random(1)
     counts: dict[int, int] = {}
@@ -272,6 +279,15 @@ def test_drift() -> None:
 # ---- documents, comparisons, reports
 
 
+ROUTES = [{"listener": "public", "route": "/ocsp", "count": 6000, "mean_ms": 0.25, "p50_ms": 0.2, "p99_ms": None}]
+
+
+WRK = {
+    "duration_us": 2_000_000, "requests": 1000, "octets": 9, "status": 3, "connect": 0, "read": 1, "write": 0,
+    "timeout": 2, "latency_us": [[500, 900], [2_000, 100]],
+}  # fmt: skip
+
+
 def document(*, p99_ms: float = 5.0, seconds: int = 60, seed: int = 1) -> dict[str, Any]:
     """A result as a run gives it, with latencies drawn around 1 ms and `p99_ms`."""
     rng = random.Random(seed)
@@ -294,12 +310,12 @@ def document(*, p99_ms: float = 5.0, seconds: int = 60, seed: int = 1) -> dict[s
     generator = {
         "lag_ms": {"p50": 0.01, "p99": 0.1, "max": 1.0}, "core_share": {"driver": 0.2}, "machine_busy": 0.4,
         "checked": 10, "check_us": 100.0, "check_cpu_s": 0.001, "samples_left_out": 0, "connect_failures": 0,
-        "wrong": [], "limits": [],
+        "wrong": [], "limits": [], "cautions": [],
     }  # fmt: skip
     series = [(2.0 * n, dict.fromkeys((*_GROWN, *_GAUGES), 10.0 * n)) for n in range(5)]
     return {
-        "format": 1, "name": "drawn", "started_at": "2026-01-01T00:00:00Z", "seconds": float(seconds), "warm_up_s": 0,
-        "interrupted": False, "interval_s": 1,
+        "format": result.FORMAT, "name": "drawn", "started_at": "2026-01-01T00:00:00Z", "seconds": float(seconds),
+        "warm_up_s": 0, "interrupted": False, "interval_s": 1,
         "plan": {"shape": "steady", "rates": plan.rates, "poisson": True, "connections": 8, "closed": False,
                  "sample": 0.01, "timeout_s": 5.0, "seed": 1},
         "environment": {"machine": machine, "generator_machine": machine, "versions": {"qianyan": "1", "python": "3"},
@@ -308,8 +324,10 @@ def document(*, p99_ms: float = 5.0, seconds: int = 60, seed: int = 1) -> dict[s
         **figures,
         "goals": [{"goal": "p99, ms", "limit": 10, "reached": 5.0, "met": True}],
         "generator": generator,
-        "processes": [{"name": "worker-0", "role": "service", "series": [(1.0, 0.5, 100.0), (2.0, 0.6, 110.0)]}],
-        "metrics": {"series": series, "failure": ""},
+        "processes": [
+            {"name": "worker-0", "role": "service", "series": [(1.0, 0.5, 100.0, 0.0), (2.0, 0.6, 110.0, 0.2)]}
+        ],
+        "metrics": {"series": series, "failure": "", "routes": ROUTES},
     }  # fmt: skip
 
 
@@ -382,14 +400,19 @@ def test_figures_without_their_context_are_refused(path: str, tmp_path: Path) ->
 def test_a_report_says_what_it_must(tmp_path: Path) -> None:
     drawn = document()
     drawn["generator"]["limits"] = ["it was <full>"]
+    drawn["generator"]["cautions"] = ["something else on this machine used 1.3 of its 2 cores"]
+    drawn["wrk"] = {"scenario": "ocsp-nonce", **wrk.figures(WRK, 2, 64)}
     drawn["generator"]["wrong"] = ["ocsp-nonce: told good & it is revoked"]
     drawn["drift"] = {"memory": {"worker-0": 0.123}, "p99": -0.05}
     drawn["knee"] = {"rate": 4321.0, "highest": 5000.0}
     page = render(drawn)
     for text in ("+12.3%", "-5.0%", "4,321", "a processor", "software", "OCSP with nonce", "OCSP from the cache",
-                 "it was &lt;full&gt;", "told good &amp; it is revoked", "The generator was a limit"):  # fmt: skip
+                 "it was &lt;full&gt;", "told good &amp; it is revoked", "The generator was a limit",
+                 "Something else on this machine", "answers a second to wrk", "3 status, 1 read, 2 timeout",
+                 "public /ocsp", "longer than told",
+                 "qianyan 1 · a processor, 2 cores · keys in software"):  # fmt: skip
         assert text in page
-    assert page.count("<svg") == 10
+    assert page.count("<svg") == 11
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "<script" not in page
 
@@ -398,4 +421,6 @@ def test_axes_have_round_numbers() -> None:
     assert plots.ticks(0, 97) == [0, 25, 50, 75, 100]
     assert plots.ticks(0, 0.031) == [0, 0.01, 0.02, 0.03, 0.04]
     assert plots.log_ticks(0.3, 200) == [0.1, 1, 10, 100, 1000]
+    assert plots.log_ticks(1700, 10_700) == [1000, 2000, 5000, 10_000, 20_000]
+    assert plots.log_ticks(5, 5) == [5, 10]
     assert [plots.short(value) for value in (0.25, 1000, 2500, 12_000_000)] == ["0.25", "1k", "2.5k", "12M"]

@@ -26,7 +26,7 @@ from loadtest.plan import Plan, load_plan
 from loadtest.scenarios import directory
 from loadtest.scenarios.base import Scenario, World
 from loadtest.scenarios.catalogue import SCENARIOS
-from loadtest.tally import Tally
+from loadtest.tally import NS, Tally
 from loadtest.target import Target, load_target
 
 #: Users a second; a warning of locust's is past 100.
@@ -51,8 +51,10 @@ class Worker:
         self.start_ns = time.monotonic_ns()
 
     def choose(self) -> Scenario:
-        """One of them, by weight."""
-        (name,) = self.rng.choices(list(self.plan.rates), list(self.plan.rates.values()))
+        """One of them, by what the shape makes of its weight now."""
+        second = (time.monotonic_ns() - self.start_ns) / NS
+        rates = shapes.rates_at(self.plan.shape, self.plan.rates, self.plan.duration_s, second)
+        (name,) = self.rng.choices(list(rates), list(rates.values()))
         return self.scenarios[name]
 
     def report(self) -> None:
@@ -151,8 +153,8 @@ class Shape(LoadTestShape):
         plan, now = load_plan(Path(options.plan)), self.get_run_time()
         if now >= plan.duration_s and _gathered(self.runner):
             return None
-        points = shapes.points(plan.shape, next(iter(plan.rates)), plan.duration_s)
-        return max(1, round(options.most_users * shapes.at(points, min(now, plan.duration_s)))), _SPAWNED_AT_ONCE
+        times = sum(shapes.rates_at(plan.shape, plan.rates, plan.duration_s, now).values()) / sum(plan.rates.values())
+        return max(1, round(options.most_users * times)), _SPAWNED_AT_ONCE
 
 
 class Client(FastHttpUser):

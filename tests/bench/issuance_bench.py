@@ -18,6 +18,7 @@ import os
 import resource
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -25,21 +26,18 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import text
-
 from core.model import serial_from_hex
-from core.store import certificates
-from core.store.certificates import NewCertificate
-from core.store.database import open_database
+from tests.bench.status_bench import until_calm
+from tests.bench.volume import fill
 from tests.bulk_world import bodies, write_requests
 from tests.postgres import Server
-from tests.running import QIANYAN, Installation, Service
+from tests.running import QIANYAN, Installation
+from tests.test_service_workers import Workers as TwoWorkers
 
-_LOAD_AT_ONCE = 10_000
-_YEAR_MS = 365 * 86_400_000
+_WARM = 20
 
 
-class Workers(Service):
+class Workers(TwoWorkers):
     """`qianyan serve --workers N`."""
 
     def __init__(self, installation: Installation, count: int) -> None:
@@ -92,6 +90,10 @@ class Figures:
     def __init__(self, *, quiet: bool) -> None:
         self.values: dict[str, float] = {}
         self._quiet = quiet
+
+    def told(self, rows: int) -> None:
+        """How far the filling is, on standard error."""
+        print(f"\r{rows:,} certificates ", end="", file=sys.stderr, flush=True)
 
     def add(self, name: str, value: float, unit: str) -> None:
         """One figure."""
@@ -160,41 +162,6 @@ def in_bulk(installation: Installation, figures: Figures, directory: Path, holde
     figures.add("bulk, memory", resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024, "MiB")
 
 
-async def fill(url: str, total: int) -> None:
-    """So many certificates that the store looks at none of: those of an authority that issued for years."""
-    database = await open_database(url)
-    try:
-        async with database.read() as connection:
-            first = await certificates.count(connection)
-            now_ms = int(time.time() * 1000)
-        for begin in range(first, total, _LOAD_AT_ONCE):
-            rows = [filler(number, now_ms) for number in range(begin, min(begin + _LOAD_AT_ONCE, total))]
-            async with database.write() as connection:
-                await certificates.load(connection, rows, at_ms=now_ms)
-        async with database.write() as connection:
-            await connection.execute(text("ANALYZE"))
-    finally:
-        await database.close()
-
-
-def filler(number: int, now_ms: int) -> NewCertificate:
-    """A certificate that takes as much room as a real one."""
-    return NewCertificate(
-        authority_id="issuing",
-        serial=0x40 << 120 | (number * 0x9E3779B97F4A7C15 & (1 << 64) - 1) << 48 | number,
-        usage="sign" if number % 2 else "encrypt",
-        profile="person",
-        subject=b"0" * 90,
-        public_key=b"\x04" + number.to_bytes(64, "big"),
-        not_before_ms=now_ms,
-        not_after_ms=now_ms + _YEAR_MS,
-        partition=0,
-        status_month=2020 * 12 + number % 24,
-        status_index=number,
-        certificate=bytes(780),
-    )
-
-
 async def change_times(installation: Installation, lone: list[tuple[float, bytes]]) -> dict[str, float]:
     """p50 in seconds of issuing, looking up and revoking, one at a time."""
     serials = [json.loads(answer)["certificates"][0]["serial"] for _, answer in lone]
@@ -214,16 +181,25 @@ async def change_times(installation: Installation, lone: list[tuple[float, bytes
     return medians | {"issue": statistics.median(t for t, _ in lone)}
 
 
-async def at_volume(installation: Installation, figures: Figures, url: str, total: int, single: int) -> None:
-    """Issue, look-up and revoke with `total` certificates in the store, beside a store with few."""
-    requests = (list(bodies(5_000_001, single)), list(bodies(6_000_001, single)))
+async def lone_medians(installation: Installation, requests: Sequence[bytes]) -> dict[str, float]:
+    """p50 in seconds of each kind of change, after a few that are not counted."""
+    async with connected(installation, 1) as (connection,):
+        await issue_each(connection, iter(requests[:_WARM]), os.urandom(4).hex())
+        lone = await issue_each(connection, iter(requests[_WARM:]), os.urandom(4).hex())
+    return await change_times(installation, lone)
+
+
+def at_volume(installation: Installation, figures: Figures, url: str, asked: argparse.Namespace) -> None:
+    """Issue, look-up and revoke with `volume` certificates in the store, beside a store with few."""
+    single, total = max(asked.single, 100), asked.volume
     medians = []
-    for turn, mine in enumerate(requests):
-        if turn:
-            await fill(url, total)
-        async with connected(installation, 1) as (connection,):
-            lone = await issue_each(connection, iter(mine), os.urandom(4).hex())
-        medians.append(await change_times(installation, lone))
+    for first in (5_000_001, 6_000_001):
+        if medians:
+            seconds = asyncio.run(fill(url, total, figures.told))
+            figures.add(f"filling with {total:,} certificates", seconds / 60, "minutes")
+        with Workers(installation, asked.workers) as workers:
+            until_calm(workers.pids())
+            medians.append(asyncio.run(lone_medians(installation, list(bodies(first, single + _WARM)))))
     for name in ("issue", "look-up", "revoke"):
         few, many = (one[name] for one in medians)
         figures.add(f"{name}, few certificates, p50", few * 1000, "ms")
@@ -238,7 +214,7 @@ def database_url(url: str | None) -> Iterator[str]:
         yield url
         return
     server = Server.make().initialise()
-    server.configure(shared_buffers="256MB", max_wal_size="4GB", checkpoint_timeout="15min")
+    server.configure(shared_buffers="1GB", max_wal_size="8GB", checkpoint_timeout="15min")
     server.start()
     try:
         yield server.url()
@@ -252,14 +228,11 @@ def main(arguments: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary, database_url(arguments.url) as url:
         directory = Path(temporary)
         installation = Installation(directory / "installation").init("--store-url", url)
-        if arguments.single or arguments.busy or arguments.volume:
+        if arguments.single or arguments.busy:
             with Workers(installation, arguments.workers):
-                if arguments.single or arguments.busy:
-                    asyncio.run(
-                        over_http(installation, figures, arguments.single, arguments.busy, arguments.connections)
-                    )
-                if arguments.volume:
-                    asyncio.run(at_volume(installation, figures, url, arguments.volume, max(arguments.single, 100)))
+                asyncio.run(over_http(installation, figures, arguments.single, arguments.busy, arguments.connections))
+        if arguments.volume:
+            at_volume(installation, figures, url, arguments)
         if arguments.holders:
             in_bulk(installation, figures, directory, arguments.holders)
     return dict(figures.values)
@@ -267,13 +240,13 @@ def main(arguments: argparse.Namespace) -> dict[str, Any]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--holders", type=int, default=20_000)
-    parser.add_argument("--single", type=int, default=300)
-    parser.add_argument("--busy", type=int, default=4_000)
-    parser.add_argument("--connections", type=int, default=64)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--volume", type=int, default=0)
-    parser.add_argument("--url")
+    parser.add_argument("--holders", type=int, default=20_000, help="In bulk; 0: none.")
+    parser.add_argument("--single", type=int, default=300, help="Requests one after the other; 0: none.")
+    parser.add_argument("--busy", type=int, default=4_000, help="Requests over many connections; 0: none.")
+    parser.add_argument("--connections", type=int, default=64, help="So many of them.")
+    parser.add_argument("--workers", type=int, default=2, help="Of the service.")
+    parser.add_argument("--volume", type=int, default=0, help="Compare with so many certificates in the store.")
+    parser.add_argument("--url", help="An empty database.")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     measured = main(asked)

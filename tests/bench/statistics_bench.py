@@ -21,7 +21,7 @@ from pathlib import Path
 from sqlalchemy import func, select, text
 
 from core.errors import SettingsError
-from core.store import authorities, certificates, statistics, statistics_rebuild
+from core.store import authorities, certificates, postgres, statistics, statistics_rebuild
 from core.store.counted import day_of
 from core.store.database import Database, create_database, open_database
 from core.store.schema_statistics import statistics_counts, statistics_segments
@@ -66,6 +66,8 @@ async def fill(database: Database, total: int) -> float:
         numbers = range(first, min(first + _CHUNK, total + 1))
         rows = [_row(number, number * _DAYS // (total + 1), chance) for number in numbers]
         async with database.write() as connection:
+            if connection.dialect.name == "postgresql":
+                await postgres.be_patient(connection)  # a checkpoint of so many rows may hold a COPY for long
             await certificates.load(connection, rows, at_ms=NOW_MS)
     return total / (time.perf_counter() - began)
 
@@ -143,7 +145,9 @@ async def _main(arguments: argparse.Namespace) -> float:
     server = None
     url = arguments.url
     if url is None:
-        server = Server.make().initialise().start()
+        server = Server.make().initialise()
+        server.configure(shared_buffers="512MB", max_wal_size="8GB")
+        server.start()
         url = await server.new_database(empty=True)
     try:
         database = await _open(url)

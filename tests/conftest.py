@@ -1,12 +1,48 @@
 """Fixtures that several parts of the tests share."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
+from typing import Final
 
 import pytest
 import structlog
 
+from tests import warm
 from tests.judges.bouncycastle import BouncyCastle
 from tests.running import Installation, Service
+
+warm.enabled = True
+
+#: Files that take long, the longest first (seconds on two processors of their own, roughly): they are given out before
+#: all others, so that at the end no process waits for another that has just begun one of them.
+LONG: Final[Mapping[str, int]] = {
+    "native/test_ctime.py": 100,
+    "native/test_c_core.py": 80,
+    "test_status_faults.py": 50,
+    "native/test_sanitizers.py": 45,
+    "test_wheel.py": 40,
+    "test_hsm_maintenance.py": 40,
+    "test_service_workers.py": 40,
+    "test_load_running.py": 40,
+    "fuzz/test_fuzz.py": 35,
+    "test_core_store_postgres_service.py": 35,
+    "test_native_backends.py": 30,
+    "native/test_dudect.py": 30,
+    "test_service_durability.py": 30,
+    "native/test_aarch64.py": 25,
+    "test_sources.py": 25,
+    "test_service_slow_clients.py": 25,
+    "test_load_driver.py": 23,
+    "test_deploy_restore.py": 20,
+    "test_wire_same.py": 20,
+}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take long come first; otherwise the order is as it was. xdist gives files out in this order."""
+    here = os.path.dirname(__file__)
+    items.sort(key=lambda item: -LONG.get(os.path.relpath(item.path, here), 0))
 
 
 @pytest.fixture(autouse=True)

@@ -13,13 +13,14 @@ from sqlalchemy import select
 
 from core.clock import Clock, system_clock
 from core.model import KeyPurpose
-from core.store.database import Database, create_database, open_database
+from core.store.database import Database, open_database
 from core.store.follow import FeedFollower
 from core.store.schema import audit
 from signer.engine.backend import DeviceBackend
 from signer.engine.engine import SigningEngine
 from signer.engine.keystore import KeyStore
 from signer.engine.settings import EngineSettings, KeyStoreSettings
+from tests.store_world import create_store
 
 PASSPHRASE = b"correct horse"
 #: The least that the settings allow: what is tested here is not how slow a derivation is.
@@ -64,7 +65,7 @@ async def open_world(
     `url`: of a store elsewhere that is there already.
     """
     new = url is None and not (directory / "store.sqlite3").exists()
-    database = await (create_database if new else open_database)(url or store_url(directory))
+    database = await (create_store if new else open_database)(url or store_url(directory))
     follower = await FeedFollower.start(database)
     keystore = key_store(directory)
     engine = SigningEngine(database, follower, keystore, settings or EngineSettings(), clock, devices=devices)

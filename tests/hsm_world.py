@@ -31,7 +31,7 @@ QUICK: dict[str, Any] = {
 }
 
 
-def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 120.0) -> None:
     """Returns when the condition holds; an AssertionError where it does not come to that."""
     deadline = time.monotonic() + seconds
     pause = threading.Event()
@@ -141,7 +141,7 @@ class Load:
     def more(self, batches: int = 20) -> None:
         """Returns after so many more batches, or with an error met."""
         wanted = self.batches + batches
-        until(lambda: self.batches >= wanted or self._errors, 60)
+        until(lambda: self.batches >= wanted or self._errors)
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()

@@ -21,7 +21,7 @@ from core.asn1.x509 import Extension
 from core.clock import system_clock
 from core.ports import Signer
 from core.store import schema
-from core.store.database import Database, create_database, open_database
+from core.store.database import Database, open_database
 from signer._native import sm2
 from signer.engine.keystore import KeyStore
 from signer.engine.settings import KeyStoreSettings
@@ -31,6 +31,7 @@ from signer.issuance.profiles import Profiles, load_profiles
 from signer.issuance.settings import IssuanceSettings
 from signer.issuance.signing import LocalSigner
 from tests.judges import lint
+from tests.store_world import create_store
 
 PUBLIC_URL = "http://pki.example.cn"
 #: A status index OID whose arcs fit 28 bits: pkilint reads no larger ones (Go: 31 bits).
@@ -101,7 +102,7 @@ async def _template() -> Path:
     if not _templates:
         directory = Path(tempfile.mkdtemp(prefix="issuance-"))
         atexit.register(shutil.rmtree, directory, ignore_errors=True)
-        database = await create_database(f"sqlite+aiosqlite:///{directory}/store.sqlite3")
+        database = await create_store(f"sqlite+aiosqlite:///{directory}/store.sqlite3")
         keystore = keystore_in(directory / "keys")
         try:
             await create_hierarchy(database, keystore, PLAN, SettableClock(), "cli:test")
@@ -128,7 +129,7 @@ async def installation(
         await asyncio.to_thread(shutil.copytree, await _template(), directory, dirs_exist_ok=True)
         database = await open_database(f"sqlite+aiosqlite:///{directory}/store.sqlite3")
     elif database is None:
-        database = await create_database(f"sqlite+aiosqlite:///{directory}/store.sqlite3")
+        database = await create_store(f"sqlite+aiosqlite:///{directory}/store.sqlite3")
     keystore = keystore_in(directory / "keys")
     try:
         if not ready:

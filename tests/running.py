@@ -2,33 +2,51 @@
 
 from __future__ import annotations
 
+import atexit
 import base64
 import contextlib
 import http.client
 import json
-import os
+import secrets
+import shutil
 import signal
 import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-QIANYAN = Path(sys.executable).parent / "qianyan"
-#: How long a service may take to come up or go down before a test gives up on it.
-PATIENCE_S = 30
+import pytest
+
+from tests import warm
+
+INSTALLED = Path(sys.executable).parent / "qianyan"
+#: What is run; a test may put a program of its own in front.
+QIANYAN = INSTALLED
+#: How long a command or a service may take to come up or go down before a test gives up on it.
+PATIENCE_S = 120
+
+
+#: Below what Linux gives to outgoing connections: none of them takes a port before the server that it was found for.
+_PORTS = range(18_000, 32_000)
+_ports_given: set[int] = set()
 
 
 def free_port() -> int:
-    """A port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nothing has now, and that this process was not given before."""
+    while True:
+        port = secrets.choice(_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            if port not in _ports_given:
+                _ports_given.add(port)
+                return port
 
 
 @dataclass(frozen=True)
@@ -45,19 +63,34 @@ class Ran:
         return json.loads(self.stdout)
 
 
-def qianyan(*arguments: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None) -> Ran:
-    """Runs the installed command to its end, without a terminal."""
-    done = subprocess.run(
-        [QIANYAN, *arguments],
-        cwd=cwd,
-        env={**os.environ, **(env or {})},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
+def launch(*arguments: str | Path, cwd: Path | None = None, cold: bool = False) -> subprocess.Popen[str]:
+    """The command as a process with pipes: a fork of one that has imported it already (`tests.warm`).
+
+    The installed script itself where that is asked for (`cold`), where it was replaced by another, where the
+    environment is not the one that the tests began with, and outside of pytest.
+    """
+    command = [str(QIANYAN), *map(str, arguments)]
+    if warm.enabled and not cold and QIANYAN == INSTALLED and warm.environment() == warm.ENVIRONMENT:
+        return warm.Forked(command, cwd, subprocess.PIPE, subprocess.PIPE)
+    return subprocess.Popen(
+        command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    return Ran(done.returncode, done.stdout, done.stderr)
+
+
+def qianyan(
+    *arguments: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None, cold: bool = False
+) -> Ran:
+    """Runs the command to its end, without a terminal; `cold` as `launch` has it, and with `env` always."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (env or {}).items():
+            patch.setenv(name, value)
+        process = launch(*arguments, cwd=cwd, cold=cold)
+    try:
+        stdout, stderr = process.communicate(timeout=PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return Ran(process.returncode, stdout, stderr)
 
 
 @dataclass(frozen=True)
@@ -101,6 +134,17 @@ class Installation:
         assert ran.status == 0, ran.stderr
         return self
 
+    def made(self) -> Installation:
+        """What `init()` makes, as a copy of one that it made once in this test process.
+
+        Keys and token are those of every such copy; the authority's own certificate names the first one's port.
+        """
+        shutil.copytree(_template(self.tls).directory, self.directory)
+        for table, port in (("public", self.public_port), ("private", self.private_port)):
+            self.set(table, f"port = {port}")
+        self.set("issuance", f'public_url = "http://127.0.0.1:{self.public_port}"')
+        return self
+
     @property
     def config(self) -> Path:
         """The settings file."""
@@ -128,11 +172,20 @@ class Installation:
         self.config.write_text("\n".join([*lines[: at + 1], line, *body, *lines[end:]]) + "\n")
 
 
+@cache
+def _template(tls: str) -> Installation:
+    directory = Path(tempfile.mkdtemp(prefix="installation-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return Installation(directory / "var", tls=tls).init()
+
+
 class Service:
     """`qianyan serve` as a process. A context manager: up when entered, stopped when left."""
 
     #: What a subclass adds to the command.
     arguments: tuple[str, ...] = ()
+    #: Whether it is the installed script itself (see `launch`).
+    cold = False
 
     def __init__(self, installation: Installation) -> None:
         self.installation = installation
@@ -151,13 +204,7 @@ class Service:
 
     def start(self) -> None:
         """Starts the process and returns when both listeners accept."""
-        self.process = subprocess.Popen(
-            [QIANYAN, "serve", *self.arguments, "--config", self.installation.config],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        self.process = launch("serve", *self.arguments, "--config", self.installation.config, cold=self.cold)
         assert self.process.stderr is not None
         reader = threading.Thread(target=self._read_log, args=(self.process.stderr,), daemon=True)
         reader.start()

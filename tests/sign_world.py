@@ -22,7 +22,7 @@ from core.model import KeyPurpose
 from core.store import callers as store_callers
 from core.store import tokens
 from core.store.callers import Limits
-from core.store.database import Database, create_database
+from core.store.database import Database
 from core.store.follow import FeedFollower
 from service.callers import Callers
 from service.drain import Drain
@@ -40,6 +40,7 @@ from signer.engine.settings import EngineSettings
 from signer.signing.http import SigningRoutes
 from signer.signing.settings import SigningSettings
 from tests.engine_world import World, key_store, store_url
+from tests.store_world import create_store
 from tests.wire_world import Answered, Pipe, answers
 
 Front = Literal["compiled", "aiohttp"]
@@ -183,7 +184,7 @@ class Site:
 
 
 async def _database(stack: AsyncExitStack, directory: Path) -> Database:
-    database = await create_database(store_url(directory))
+    database = await create_store(store_url(directory))
     stack.push_async_callback(database.close)
     return database
 

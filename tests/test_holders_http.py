@@ -28,7 +28,7 @@ SUBJECT = subject_of({"C": "CN", "O": "公开的名称", "CN": "公开的名称"
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One that logs all that it can, and renews at any time."""
-    installation = Installation(tmp_path_factory.mktemp("holders") / "var").init()
+    installation = Installation(tmp_path_factory.mktemp("holders") / "var").made()
     installation.set("log", 'level = "debug"')
     installation.set("log", "requests = true")
     installation.set("issuance", "renewal_window_days = 366")

@@ -22,6 +22,7 @@ from signer.holders.settings import HolderSettings
 from signer.issuance.desk import Desk
 from signer.issuance.grounds import Ground
 from signer.issuance.issued import Issued
+from signer.registration.rekeying import Rekeying
 from tests.holder_world import credit_code, desk_in, desk_on, organisation
 from tests.issuance_support import Installation, Request, audit_rows, snapshot, subject_of
 
@@ -108,7 +109,7 @@ async def test_keys_are_changed_under_way(place: tuple[Installation, Desk]) -> N
     made = [await issue(desk, claim) for claim in claims]
     other = desk_on(world)  # has the old keys in memory from here on
     assert (await other.holders.find("organisation", claims[0].number)).record.key_id == 1
-    assert await desk.holders.rekey(actor=ACTOR) == 3
+    assert (await Rekeying(world.database, desk.vault, world.clock).run(actor=ACTOR))["holder"] == 3
     async with world.database.read() as connection:
         keys = await store.list_keys(connection)
         assert {row.key_id for row in await connection.execute(schema.holders.select())} == {keys[-1].id}

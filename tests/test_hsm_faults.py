@@ -158,19 +158,16 @@ def test_a_wrong_signature_does_not_leave_where_all_are_verified(tmp_path: Path)
     with open_hsm(tmp_path, verify_one_in=1) as hsm:
         handle = hsm.open()
         hsm.devices[0]["wrong"] = 1
-        for _ in range(20):
-            hsm.sign(handle, 10)
-        assert hsm.status(0).failures["signature"] >= 1
-        assert hsm.status(0).state == "out"
+        # The other device may be the quicker one for long.
+        until(lambda: (hsm.sign(handle, 10), hsm.status(0).failures.get("signature"))[1])
+        hsm.until_state(0, "out")
 
 
 def test_numbers_at_the_wrong_end_of_their_fields_are_not_taken(tmp_path: Path) -> None:
     with open_hsm(tmp_path) as hsm:
         handle = hsm.open()
         hsm.devices[0]["left_aligned"] = 1
-        for _ in range(20):
-            hsm.sign(handle, 10)
-        assert hsm.status(0).failures["encoding"] >= 1
+        until(lambda: (hsm.sign(handle, 10), hsm.status(0).failures.get("encoding"))[1])
 
 
 def test_pauses_between_attempts_grow_and_are_jittered(tmp_path: Path) -> None:

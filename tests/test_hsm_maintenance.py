@@ -58,7 +58,7 @@ class Site:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     tmp_path = tmp_path_factory.mktemp("hsm")
-    installation = Installation(tmp_path / "var").init()
+    installation = Installation(tmp_path / "var").made()
     key = sm2.PrivateKey.generate()
     devices = make_devices(tmp_path, 2, key)
     tables = "\n".join(
@@ -106,7 +106,7 @@ def _lose_a_worker(site: Site) -> None:
     before = {one["worker"] for one in site.status()["d0"]["workers"]}
     victim = sorted(before)[0]
     os.kill(int(victim.split(":")[1]), signal.SIGKILL)
-    until(lambda: {one["worker"] for one in site.status()["d0"]["workers"]} - before, 60)
+    until(lambda: {one["worker"] for one in site.status()["d0"]["workers"]} - before)
 
 
 def test_over_http_with_a_token_of_scope_operate_and_audited(site: Site) -> None:

@@ -11,7 +11,6 @@ from core import oids
 from core.asn1 import x509 as codec
 from core.errors import SettingsError
 from core.store import audit, authorities, certificates, keys
-from core.store.database import create_database
 from signer.issuance.authority import HierarchyPlan, create_hierarchy, ensure_ocsp_signer, renew_ocsp_signer
 from tests.issuance_support import (
     PLAN,
@@ -26,6 +25,7 @@ from tests.issuance_support import (
 )
 from tests.judges import Refused, openssl
 from tests.judges.bouncycastle import BouncyCastle
+from tests.store_world import create_store
 
 
 async def test_hierarchy(tmp_path: Path, bouncycastle: BouncyCastle) -> None:
@@ -66,7 +66,7 @@ async def test_a_second_init_is_refused(tmp_path: Path) -> None:
 
 async def test_an_unfinished_init_is_told_apart(tmp_path: Path) -> None:
     """Key files are there and the store is empty: what a kill between the two leaves."""
-    database = await create_database(f"sqlite+aiosqlite:///{tmp_path}/store.sqlite3")
+    database = await create_store(f"sqlite+aiosqlite:///{tmp_path}/store.sqlite3")
     try:
         keystore = keystore_in(tmp_path / "keys")
         keystore.create("issuing")

@@ -14,7 +14,7 @@ from cryptography import x509
 from core.asn1 import x509 as codec
 from core.errors import Conflict, QianyanError, Refused, SettingsError
 from core.store import authorities
-from core.store.database import Database, create_database
+from core.store.database import Database
 from signer.engine.keystore import KeyStore
 from signer.issuance.authority import create_external, ensure_ocsp_signer, export_request, install_certificate
 from signer.issuance.chain import load_chain
@@ -38,6 +38,7 @@ from tests.issuance_support import (
 from tests.judges import openssl
 from tests.judges.bouncycastle import BouncyCastle
 from tests.judges.views import KeyPair
+from tests.store_world import create_store
 
 ISSUING = "C=CN,O=签验测试,CN=签验测试签发"
 NATIONAL = "C=CN,O=NRCAC,CN=国家根"
@@ -92,7 +93,7 @@ def make_root(judge: BouncyCastle, key: KeyPair, subject: str = NATIONAL, **chan
 
 @pytest_asyncio.fixture
 async def waiting(tmp_path: Path, bouncycastle: BouncyCastle) -> AsyncIterator[Waiting]:
-    database = await create_database(f"sqlite+aiosqlite:///{tmp_path}/store.sqlite3")
+    database = await create_store(f"sqlite+aiosqlite:///{tmp_path}/store.sqlite3")
     keystore = keystore_in(tmp_path / "keys")
     clock = SettableClock()
     csr = await create_external(database, keystore, PLAN, clock, "cli:test")

@@ -93,8 +93,8 @@ async def test_a_revocation_leaves_nothing_valid(place: tuple[Installation, Desk
         )
         revoking = issuer.revoke(serial, RevocationReason.KEY_COMPROMISE, actor=ACTOR)
         replaced, told = await together(replacing, revoking)
-        assert set(told) <= {"already_revoked", "store_unavailable", "state_changed", "holder_busy"}
-        if "store_unavailable" in told or "state_changed" in told:
+        assert set(told) <= {"already_revoked", "request_contended", "state_changed", "holder_busy"}
+        if "request_contended" in told or "state_changed" in told:
             await together(issuer.revoke(serial, RevocationReason.KEY_COMPROMISE, actor=ACTOR))
         assert await states(world, one) == {CertificateState.REVOKED}
         if turn % 2 and replaced:

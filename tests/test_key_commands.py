@@ -20,7 +20,7 @@ DIGEST = base64.b64encode(bytes(32)).decode()
 
 @pytest.fixture(scope="module")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Installation:
-    return Installation(tmp_path_factory.mktemp("keys") / "var").init()
+    return Installation(tmp_path_factory.mktemp("keys") / "var").made()
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def test_an_encryption_key_decrypts_over_http(installation: Installation, servic
 
 
 def test_backup_and_restore(tmp_path: Path) -> None:
-    installation = Installation(tmp_path / "var").init()
+    installation = Installation(tmp_path / "var").made()
     safe, shares = tmp_path / "backup.json", tmp_path / "shares"
     shares.mkdir()
     backup = ("key", "backup", "--out", safe, "--shares", "3", "--threshold", "2", "--share-dir", shares)

@@ -96,7 +96,7 @@ def appoint_by_token(service: Service, person_id: str, *roles: str) -> Person:
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    installation = Installation(tmp_path_factory.mktemp("ra") / "var", tls="on").init()
+    installation = Installation(tmp_path_factory.mktemp("ra") / "var", tls="on").made()
     with Service(installation) as service:
         directory = tmp_path_factory.mktemp("desk")
         (directory / "tls-ca.pem").write_bytes((installation.directory / "tls-ca.pem").read_bytes())

@@ -11,7 +11,6 @@ from core.asn1.x509 import subject_public_key_info
 from core.model import KeyState, RevocationReason
 from core.store import crls
 from core.store.crls import CrlRecord
-from core.store.database import create_database
 from signer._native import sm2
 from signer.signing.svs_settings import SvsSettings
 from status.source import StoreStatusSource
@@ -19,6 +18,7 @@ from tests.cms_site import Site, open_site
 from tests.judges import openssl, peers
 from tests.judges.bouncycastle import BouncyCastle
 from tests.signing_world import Holder, usage
+from tests.store_world import create_store
 from tests.svs_client import SGD_SM3_SM2, SvsClient
 
 CODE = b"Code-of-Key-1"
@@ -312,7 +312,7 @@ async def test_a_failure_of_the_system(world: World) -> None:
 
 @pytest.mark.parametrize("mapping", MAPPINGS)
 async def test_a_status_that_cannot_be_asked(tmp_path: Path, mapping: str) -> None:
-    elsewhere = await create_database(f"sqlite+aiosqlite:///{tmp_path / 'other.sqlite3'}")
+    elsewhere = await create_store(f"sqlite+aiosqlite:///{tmp_path / 'other.sqlite3'}")
     async with elsewhere.write() as connection:
         await connection.exec_driver_sql("DROP TABLE certificates")
     async with open_site(tmp_path, status_source=lambda _: StoreStatusSource(elsewhere)) as site:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.timeout(900)  # everything is compiled anew
 ROOT = Path(__file__).parent.parent
 
 
@@ -26,6 +27,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["tar", "--null", "-T", "-", "-cf", "-"], cwd=ROOT, input=files, capture_output=True, check=True
     ).stdout
     subprocess.run(["tar", "-xf", "-", "-C", str(source)], input=archive, check=True)
+    # What it carries is judged here, not how fast that is: the optimiser would take most of the time.
+    compiler = out / "cc"
+    compiler.write_text('#!/bin/sh\nexec gcc "$@" -O1\n')
+    compiler.chmod(0o755)
     subprocess.run(
         [
             sys.executable,
@@ -39,6 +44,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
             str(out),
             str(source),
         ],
+        env={**os.environ, "CC": str(compiler)},
         check=True,
     )
     return next(out.glob("qianyan-*.whl"))

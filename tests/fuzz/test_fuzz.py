@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.native.compiling import compile_objects, compile_program, need, run
+from tests.native.compiling import CALLS, compile_objects, compile_program, need, run
 
 HERE = Path(__file__).resolve().parent
 PROGRAMS = ["signature_der", "ciphertext_der", "point", "verify", "hash", "http_head"]
 WIRE = HERE.parent.parent / "service" / "wire" / "csrc"
 SECONDS = float(os.environ.get("QIANYAN_FUZZ_SECONDS", "3"))
 KEEP = os.environ.get("QIANYAN_FUZZ_KEEP")
-CORE = ["-O1", "-g1", "-DSM2_VERIFY", "-fsanitize=fuzzer-no-link,address"]
+CORE = ["-O1", CALLS, "-g1", "-DSM2_VERIFY", "-fsanitize=fuzzer-no-link,address"]
 FLAGS = ["-O1", "-g1", "-DSM2_VERIFY", "-fsanitize=fuzzer,address"]
 LONGEST = {"signature_der": 128, "ciphertext_der": 400, "point": 80, "verify": 2600, "hash": 160, "http_head": 1200}
 

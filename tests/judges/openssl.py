@@ -56,6 +56,11 @@ def _pkcs8(private: bytes, public: bytes) -> bytes:
     return head + private + bytes.fromhex("a144034200") + public
 
 
+def pkcs8_pem(private: bytes, public: bytes) -> bytes:
+    """The same as OpenSSL writes it to a file."""
+    return run("pkey", "-inform", "DER", stdin=_pkcs8(private, public))
+
+
 class Work:
     """A scratch directory for the files the command line wants."""
 

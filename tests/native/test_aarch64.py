@@ -9,6 +9,7 @@ from .compiling import HERE, compile_program, core_sources, run
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 PACKAGES = {COMPILER: "gcc-aarch64-linux-gnu", EMULATOR: "qemu-user"}
+pytestmark = pytest.mark.timeout(900)  # an optimising compiler, and an emulator
 FLAGS = ["-static", "-DSM2_VERIFY"]  # static: qemu then needs no libraries of that processor
 
 

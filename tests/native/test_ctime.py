@@ -13,6 +13,7 @@ from signer._native import cpu
 
 from .compiling import BUILDS, HERE, compile_objects, compile_program, core_sources, need, run
 
+pytestmark = pytest.mark.timeout(900)  # compilers and valgrind take their time
 FOUND = re.compile(r"depends on uninitialised|Use of uninitialised")
 SIMULATED = "simulated-ifma"
 BACKENDS = [*(name for name in cpu.backends() if name != "x86-64-ifma"), SIMULATED]

@@ -12,7 +12,7 @@ import pytest
 
 from signer._native import cpu
 
-from .compiling import HERE, compile_program, core_sources, run
+from .compiling import HERE, compile_objects, compile_program, run
 
 SECONDS = os.environ.get("QIANYAN_DUDECT_SECONDS", "1")
 OPERATIONS = ["sign", "sign-batch", "generate", "decrypt"]
@@ -23,8 +23,9 @@ ATTEMPTS = 3
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Compiled as the product is."""
-    out = tmp_path_factory.mktemp("dudect") / "dudect"
-    return compile_program(out, "gcc", [str(HERE / "dudect.c"), *core_sources(), "-lm"], "-O3")
+    directory = tmp_path_factory.mktemp("dudect")
+    core = map(str, compile_objects(directory, "gcc", "-O3", "-fPIC"))
+    return compile_program(directory / "dudect", "gcc", [str(HERE / "dudect.c"), *core, "-lm"], "-O3", "-fPIC")
 
 
 def largest_t(program: Path, backend: str, operation: str, *leak: str) -> float:

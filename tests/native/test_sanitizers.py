@@ -6,10 +6,10 @@ import pytest
 
 from signer._native import cpu
 
-from .compiling import compile_program, core_sources, run
+from .compiling import CALLS, compile_program, core_sources, run
 from .test_c_core import ARITHMETIC, FIELDS, OPERATIONS, SIMULATED
 
-SANITIZERS = ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+SANITIZERS = ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", CALLS]
 
 
 @pytest.mark.parametrize("field", FIELDS)

@@ -11,7 +11,7 @@ from sqlalchemy import TextClause, event, text
 from core.audit import AuditEvent
 from core.errors import Conflict, Unavailable
 from core.model import RevocationReason
-from core.store import audit, certificates, feed
+from core.store import audit, bulk_runs, certificates, feed
 from core.store.database import Database
 from core.store.postgres import be_patient
 from core.store.settings import StoreSettings
@@ -19,6 +19,7 @@ from tests import postgres
 from tests.postgres_world import (
     Writers,
     check_whole,
+    eventually,
     fill,
     following,
     issue,
@@ -155,3 +156,30 @@ async def test_look_ups_use_the_index(url: str) -> None:
                 await connection.exec_driver_sql("DEALLOCATE look")
             assert "uq_certificate_serials_authority_id_serial" in plan, plan
             assert "Seq Scan on certificates" not in plan, plan
+
+
+async def test_a_bulk_run_is_read_once_nobody_is_at_its_lines(url: str) -> None:
+    """A process that was killed while it committed: its transaction may still be under way."""
+    run_id = b"r" * 32
+    begun = bulk_runs.BulkRun(run_id, "issuing", "requests.jsonl", 0, 0, 0, 0, "test", NOW_MS, NOW_MS, None)
+
+    async def read(database: Database) -> bulk_runs.BulkRun | None:
+        async with database.write() as connection:
+            return await bulk_runs.find_settled(connection, run_id)
+
+    async def waits() -> object:
+        return await postgres.shared().execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%bulk_runs%'"
+            f" AND datname = '{url.rsplit('/', 1)[1]}'"
+        )
+
+    async with opened(url) as one, opened(url) as other:
+        async with one.write() as connection:
+            await bulk_runs.begin(connection, begun)
+        async with one.write() as connection:
+            await bulk_runs.advance(connection, run_id, bulk_runs.Chunk(1, 7, 700, ()), at_ms=NOW_MS)
+            reading = asyncio.create_task(read(other))
+            await eventually(waits)
+        found = await reading
+        assert found is not None
+        assert found.lines == 7

@@ -70,6 +70,14 @@ async def find(connection: AsyncConnection, run_id: bytes) -> BulkRun | None:
     return None if row is None else _run(row)
 
 
+async def find_settled(connection: AsyncConnection, run_id: bytes) -> BulkRun | None:
+    """The run, where it was begun, once no other transaction has lines of it: one whose process was killed may still
+    commit them. Keeps others waiting until this one ends."""
+    statement = select(bulk_runs).where(bulk_runs.c.id == run_id).with_for_update()
+    row = (await connection.execute(statement)).one_or_none()
+    return None if row is None else _run(row)
+
+
 async def begin(connection: AsyncConnection, run: BulkRun) -> BulkRun:
     """The run as it stands: this one where it is new."""
     row = {name: getattr(run, name) for name in BulkRun.__dataclass_fields__}

@@ -156,7 +156,7 @@ class BulkIssuer:
         async with self._parts.database.write() as connection:
             now_ms = await counters.look_at_time(connection, self._parts.clock())
             chain = await load_chain(connection, self._authority_id)
-            known = await bulk_runs.find(connection, run_id)
+            known = await bulk_runs.find_settled(connection, run_id)
             if known is None:
                 name = wish.requests.name[-255:]
                 new = BulkRun(run_id, self._authority_id, name, 0, 0, 0, 0, wish.actor, now_ms, now_ms, None)

@@ -20,6 +20,7 @@ import asyncio
 import logging
 import random
 import resource
+import signal
 import sqlite3
 import sys
 import tempfile
@@ -262,6 +263,7 @@ def _options() -> argparse.Namespace:
 def main() -> None:
     """See the module."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, which takes slapd and the directory along
     options = vars(_options())
     place = options.pop("directory")
     plan = Plan(directory=not options.pop("no_directory"), **options)

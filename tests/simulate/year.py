@@ -1,4 +1,4 @@
-"""A year of revocations, in minutes: the clock jumps to what is due next, everything else is the service itself.
+"""A year of revocations, in an hour: the clock jumps to what is due next, everything else is the service itself.
 
 python tests/simulate/year.py [--holders N] [--days D] [--share S] [--moments M] [--no-directory] [--directory DIR] …
 So many holders with two certificates each; a share of them is revoked (both certificates) in the year, in M

@@ -7,7 +7,6 @@ written beside its name, made durable, and moved into place, and the manifest co
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from cryptography.hazmat.primitives import hashes
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from core import merkle
+from core import durable, merkle
 from core.audit import GENESIS, link
 from core.checkpoint import Checkpoint
 from core.clock import rfc3339, to_datetime
@@ -142,7 +141,7 @@ async def export(
         files.append(_write(directory, rows))
         progress(len(rows))
     made = Manifest(tuple(files), checkpoint.encode().decode(), None if before is None else before.deleted)
-    _durable(directory / MANIFEST, made.encode())
+    durable.put(directory / MANIFEST, made.encode())
     return made
 
 
@@ -174,26 +173,10 @@ def _write(directory: Path, rows: list[Any]) -> ArchiveFile:
     first, last = rows[0], rows[-1]
     name = f"audit-{to_datetime(first.at_ms):%Y-%m}-{first.seq:012d}.jsonl"
     data = b"".join(row_bytes(row) + b"\n" for row in rows)
-    _durable(directory / name, data)
+    durable.put(directory / name, data)
     return ArchiveFile(
         name, first.seq, last.seq, rfc3339(first.at_ms), rfc3339(last.at_ms), _sm3(data).hex(), last.hash.hex()
     )
-
-
-def _durable(path: Path, data: bytes) -> None:
-    """Writes beside, makes durable, moves into place."""
-    beside = path.with_name(path.name + ".part")
-    with beside.open("wb") as file:
-        os.fchmod(file.fileno(), 0o600)
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def _sm3(data: bytes) -> bytes:
@@ -271,7 +254,7 @@ def delete_first(directory: Path, count: int) -> None:
         peaks = tuple(peak.hex() for peak in tree.peaks)
         gone = Deleted(going[-1].last, going[-1].head, origin.hex(), peaks, names)
         manifest = Manifest(manifest.files[len(going) :], manifest.checkpoint, gone)
-        _durable(directory / MANIFEST, manifest.encode())
+        durable.put(directory / MANIFEST, manifest.encode())
     for name, _ in () if manifest.deleted is None else manifest.deleted.files:
         (directory / name).unlink(missing_ok=True)
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 import orjson
 from cryptography.hazmat.primitives import hashes
 
+from core import durable
 from core.clock import rfc3339, to_datetime
 from core.errors import Malformed, Refused
 
@@ -94,7 +95,7 @@ class ArchiveWriter:
             keep_until=rfc3339(self._until_ms),
             made_at=rfc3339(self._at_ms),
         )
-        _put(manifest_of(self._path), made.encode())
+        durable.put(manifest_of(self._path), made.encode())
         return check(manifest_of(self._path))
 
     def abandon(self) -> None:
@@ -169,18 +170,3 @@ def sm3_of(path: Path) -> str:
         while piece := file.read(1 << 20):
             digest.update(piece)
     return digest.finalize().hex()
-
-
-def _put(path: Path, data: bytes) -> None:
-    """Writes beside, makes durable, moves into place; what was moved there before is durable with it."""
-    beside = path.with_name(path.name + ".part")
-    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
